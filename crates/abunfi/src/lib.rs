@@ -1,1 +1,39 @@
-//! Placeholder.
+//! Abunfi: PostgreSQL keeps the money, MongoDB the flexible documents, Redis makes it fast, and
+//! [`DatabaseService`] makes the three behave as one database.
+//!
+//! Domains first: `users`, `ledger`, `documents`, … hold types, rules and services; each says in a
+//! `Store` trait what it asks of a store. `stores` implements those traits and imports the domains, never
+//! the other way round. This crate knows no HTTP.
+
+pub mod audit;
+pub mod cache;
+pub mod clock;
+pub mod config;
+pub mod context;
+pub mod cursor;
+mod dashboard;
+mod database_service;
+pub mod documents;
+pub mod error;
+pub mod health;
+pub mod ids;
+pub mod json_reader;
+pub mod keys;
+pub mod ledger;
+pub mod money;
+pub mod outbox;
+pub mod rate_limit;
+pub mod selftest;
+pub mod sessions;
+pub mod stores;
+pub mod temp;
+pub mod token;
+pub mod transaction;
+pub mod users;
+pub mod validation;
+
+pub use config::Config;
+pub use context::{Actor, Context, Principal};
+pub use dashboard::Dashboard;
+pub use database_service::{Backends, DatabaseService, OpenError};
+pub use error::{Error, StoreError, StoreKind};

@@ -1,0 +1,86 @@
+//! What the ledger refuses, and how.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Asset, TransactionStatus};
+use crate::error::StoreError;
+use crate::money::Amount;
+use crate::validation::Faults;
+
+/// A posting that broke a rule, decided from the locked account. It is the final answer to its
+/// idempotency key: a replay gives it again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[serde(tag = "code", rename_all = "snake_case")]
+pub enum Refusal {
+    /// Never stored for replay: there is no user whom the key could belong to.
+    #[error("there is no such user")]
+    UserNotFound,
+    #[error("there is no such transaction")]
+    TransactionNotFound,
+    #[error("the user is {status}; new postings need an active user")]
+    UserNotActive { status: String },
+    #[error("there is no asset {asset}")]
+    UnknownAsset { asset: Asset },
+    #[error("{available} is available")]
+    InsufficientFunds { available: Amount },
+    #[error("{available} shares are available")]
+    InsufficientShares { available: Amount },
+    #[error("the balance would reach 10^12 or more")]
+    AmountOverflow,
+    #[error("the client reference is in use by another transaction of the user")]
+    ClientReferenceTaken,
+    #[error("the transaction hash is in use by another transaction of the user and type")]
+    TxHashTaken,
+    #[error("a transaction that is {from} cannot become {to}")]
+    InvalidTransition { from: TransactionStatus, to: Transition },
+    /// A session may not cancel what is on its way; nor does an expiry.
+    #[error("the withdrawal was submitted")]
+    AlreadySubmitted,
+}
+
+/// Where somebody wanted a transaction to go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Transition {
+    Submitted,
+    Confirmed,
+    Failed,
+    Cancelled,
+}
+
+impl std::fmt::Display for Transition {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Submitted => "submitted",
+            Self::Confirmed => "confirmed",
+            Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
+        })
+    }
+}
+
+/// Why the ledger did not do it.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// Faults of the request itself, all at once. Nothing is stored for the key.
+    #[error("the request is not valid")]
+    Invalid(Faults),
+    /// The key was used before for a request that differs.
+    #[error("the idempotency key was used for another request")]
+    IdempotencyKeyReused,
+    /// The first request with this key still runs.
+    #[error("a request with this idempotency key is still running")]
+    IdempotencyInProgress,
+    /// The item of an atomic batch that failed first; nothing of the batch was done.
+    #[error("item {index} of the batch failed: {refusal}")]
+    BatchFailed { index: usize, refusal: Refusal },
+    /// `If-Match` or `If-None-Match` did not hold; the version that is there.
+    #[error("the version is {current:?}")]
+    VersionMismatch { current: Option<i64> },
+    #[error("there is no such asset")]
+    AssetNotFound,
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
