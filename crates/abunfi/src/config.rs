@@ -145,7 +145,11 @@ pub struct SqliteConfig {
 
 impl Default for SqliteConfig {
     fn default() -> Self {
-        Self { max_readers: 4, acquire_timeout_ms: 5_000, deadline_ms: 10_000 }
+        Self {
+            max_readers: 4,
+            acquire_timeout_ms: 5_000,
+            deadline_ms: 10_000,
+        }
     }
 }
 
@@ -162,7 +166,12 @@ pub struct MongoConfig {
 
 impl Default for MongoConfig {
     fn default() -> Self {
-        Self { database: "abunfi".to_owned(), max_connections: 32, deadline_ms: 2_000, apply_deadline_ms: 500 }
+        Self {
+            database: "abunfi".to_owned(),
+            max_connections: 32,
+            deadline_ms: 2_000,
+            apply_deadline_ms: 500,
+        }
     }
 }
 
@@ -177,7 +186,11 @@ pub struct RedisConfig {
 
 impl Default for RedisConfig {
     fn default() -> Self {
-        Self { key_prefix: "abunfi:".to_owned(), deadline_ms: 250, connect_timeout_ms: 1_000 }
+        Self {
+            key_prefix: "abunfi:".to_owned(),
+            deadline_ms: 250,
+            connect_timeout_ms: 1_000,
+        }
     }
 }
 

@@ -35,25 +35,39 @@ impl ActorKind {
 
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
-        [Self::ServiceKey, Self::Session, Self::System].into_iter().find(|kind| kind.as_str() == name)
+        [Self::ServiceKey, Self::Session, Self::System]
+            .into_iter()
+            .find(|kind| kind.as_str() == name)
     }
 }
 
 impl Actor {
     #[must_use]
     pub fn service_key(id: KeyId) -> Self {
-        Self { kind: ActorKind::ServiceKey, id: id.to_string(), session_id: None }
+        Self {
+            kind: ActorKind::ServiceKey,
+            id: id.to_string(),
+            session_id: None,
+        }
     }
 
     #[must_use]
     pub fn session(user: UserId, session: SessionId) -> Self {
-        Self { kind: ActorKind::Session, id: user.to_string(), session_id: Some(session) }
+        Self {
+            kind: ActorKind::Session,
+            id: user.to_string(),
+            session_id: Some(session),
+        }
     }
 
     /// The platform itself, by the name of the part that acts.
     #[must_use]
     pub fn system(part: &str) -> Self {
-        Self { kind: ActorKind::System, id: part.to_owned(), session_id: None }
+        Self {
+            kind: ActorKind::System,
+            id: part.to_owned(),
+            session_id: None,
+        }
     }
 }
 
@@ -92,7 +106,11 @@ pub struct Context {
 impl Context {
     #[must_use]
     pub fn new(actor: Actor, principal: Principal, request_id: impl Into<String>) -> Self {
-        Self { actor, principal, request_id: request_id.into() }
+        Self {
+            actor,
+            principal,
+            request_id: request_id.into(),
+        }
     }
 
     /// For what the platform does by itself (and for embedders that act in their own name).

@@ -9,7 +9,10 @@ use crate::config::Config;
 use crate::error::{Error, StoreError};
 use crate::ids::UserId;
 use crate::users::{HybridUser, Served};
-use crate::{Dashboard, cache, documents, health, keys, ledger, outbox, rate_limit, sessions, temp, transaction, users};
+use crate::{
+    Dashboard, cache, documents, health, keys, ledger, outbox, rate_limit, sessions, temp,
+    transaction, users,
+};
 
 /// Three stores that behave as one database. Cheap to clone; all clones are one platform.
 #[derive(Debug, Clone)]
@@ -49,7 +52,10 @@ pub struct Backends {
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     #[error("{variable}: {reason}")]
-    Configuration { variable: &'static str, reason: String },
+    Configuration {
+        variable: &'static str,
+        reason: String,
+    },
     /// The schema is newer than this program knows: start a newer program instead.
     #[error("the schema is at version {found}, this program knows up to {known}")]
     SchemaTooNew { found: i64, known: i64 },
@@ -128,27 +134,48 @@ impl DatabaseService {
     }
 
     /// The hybrid user as one read over the stores, or from the cache.
-    pub async fn get_user_by_id(&self, id: UserId, use_cache: bool) -> Result<Option<Served<HybridUser>>, StoreError> {
+    pub async fn get_user_by_id(
+        &self,
+        id: UserId,
+        use_cache: bool,
+    ) -> Result<Option<Served<HybridUser>>, StoreError> {
         self.inner.users.get(id, use_cache).await
     }
 
     /// The dashboard, cached for as long as the configuration says. `None`: there is no such user.
-    pub async fn dashboard(&self, id: UserId, use_cache: bool) -> Result<Option<Served<Dashboard>>, StoreError> {
+    pub async fn dashboard(
+        &self,
+        id: UserId,
+        use_cache: bool,
+    ) -> Result<Option<Served<Dashboard>>, StoreError> {
         todo!()
     }
 
     /// Cache-aside: the value of `key`, from the cache or from `fetch`, kept for `ttl`.
-    pub async fn cache<T, E, F>(&self, key: &str, ttl: std::time::Duration, fetch: F) -> Result<T, E>
+    pub async fn cache<T, E, F>(
+        &self,
+        key: &str,
+        ttl: std::time::Duration,
+        fetch: F,
+    ) -> Result<T, E>
     where
         T: serde::Serialize + serde::de::DeserializeOwned + Clone + Send + Sync + 'static,
         E: Send,
         F: Future<Output = Result<T, E>> + Send,
     {
-        Ok(self.inner.cache.get_or_fetch(key, &[], ttl, |_error| false, fetch).await?.value)
+        Ok(self
+            .inner
+            .cache
+            .get_or_fetch(key, &[], ttl, |_error| false, fetch)
+            .await?
+            .value)
     }
 
     /// Runs `body` in one relational transaction: see [`transaction`].
-    pub async fn execute_transaction<T>(&self, body: impl transaction::Body<T>) -> Result<T, Error> {
+    pub async fn execute_transaction<T>(
+        &self,
+        body: impl transaction::Body<T>,
+    ) -> Result<T, Error> {
         let (value, tags) = transaction::execute(self.inner.transactions.as_ref(), body).await?;
         self.inner.cache.invalidate(&[], &tags).await;
         Ok(value)

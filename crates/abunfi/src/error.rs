@@ -48,7 +48,11 @@ pub enum StoreError {
     OutcomeUnknown { store: StoreKind, reason: String },
     /// A bounded queue or pool is full: certainly not done, try again after `retry_after`.
     #[error("{store} is overloaded: {reason}")]
-    Overloaded { store: StoreKind, reason: String, retry_after: Duration },
+    Overloaded {
+        store: StoreKind,
+        reason: String,
+        retry_after: Duration,
+    },
     /// A serialization failure or a deadlock: certainly not done, and running it again may help. Only
     /// the body of `execute_transaction` ever sees it; everything else repeats by itself.
     #[error("{store}: the transaction conflicted with another")]
@@ -65,12 +69,18 @@ pub enum StoreError {
 impl StoreError {
     #[must_use]
     pub fn unavailable(store: StoreKind, reason: impl fmt::Display) -> Self {
-        Self::Unavailable { store, reason: reason.to_string() }
+        Self::Unavailable {
+            store,
+            reason: reason.to_string(),
+        }
     }
 
     #[must_use]
     pub fn unexpected(store: StoreKind, reason: impl fmt::Display) -> Self {
-        Self::Unexpected { store, reason: reason.to_string() }
+        Self::Unexpected {
+            store,
+            reason: reason.to_string(),
+        }
     }
 
     #[must_use]
@@ -115,7 +125,10 @@ impl Error {
         use crate::{documents, ledger, users};
         match self {
             Self::Store(error)
-            | Self::Users(users::Error::Store(error) | users::Error::Documents(documents::Error::Store(error)))
+            | Self::Users(
+                users::Error::Store(error)
+                | users::Error::Documents(documents::Error::Store(error)),
+            )
             | Self::Ledger(ledger::Error::Store(error))
             | Self::Documents(documents::Error::Store(error)) => Some(error),
             _ => None,

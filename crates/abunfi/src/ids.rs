@@ -81,7 +81,10 @@ fn uuid_v7(now: Timestamp) -> Uuid {
 #[must_use]
 pub fn random_bytes<const N: usize>() -> [u8; N] {
     let mut bytes = [0_u8; N];
-    #[expect(clippy::expect_used, reason = "without randomness no token or id is safe")]
+    #[expect(
+        clippy::expect_used,
+        reason = "without randomness no token or id is safe"
+    )]
     getrandom::fill(&mut bytes).expect("the operating system gives random numbers");
     bytes
 }

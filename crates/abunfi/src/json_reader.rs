@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use crate::validation::{Fault, FaultCode, Faults};
+use crate::validation::{FaultCode, Faults, Invalid, pointer_to};
 
 /// Reads the fields of one object. What is left when it is [finished](Self::finish) is unknown, and a fault.
 #[derive(Debug)]
@@ -15,6 +15,12 @@ pub struct Reader {
 /// What a field's parser says of a value that it refuses.
 pub type FieldError = (FaultCode, String);
 
+impl From<Invalid> for FieldError {
+    fn from(invalid: Invalid) -> Self {
+        (invalid.code, invalid.detail.to_owned())
+    }
+}
+
 impl Reader {
     /// Reads `value`, which is at `pointer` (empty for the root). Anything but an object is one fault.
     #[must_use]
@@ -23,33 +29,32 @@ impl Reader {
         let fields = match value {
             Value::Object(fields) => fields,
             other => {
-                faults.push(Fault {
-                    pointer: pointer.to_owned(),
-                    code: FaultCode::WrongType,
-                    detail: format!("an object is expected, not {}", kind_of(&other)),
-                });
+                let (code, detail) = wrong_type("an object", &other);
+                faults.add(pointer, code, detail);
                 Map::new()
             }
         };
-        Self { fields, pointer: pointer.to_owned(), faults }
+        Self {
+            fields,
+            pointer: pointer.to_owned(),
+            faults,
+        }
     }
 
     /// The pointer of a field, escaped as RFC 6901 wants it.
     #[must_use]
     pub fn pointer_to(&self, field: &str) -> String {
-        format!("{}/{}", self.pointer, field.replace('~', "~0").replace('/', "~1"))
+        pointer_to(&self.pointer, field)
     }
 
     pub fn fault(&mut self, field: &str, code: FaultCode, detail: impl Into<String>) {
         let pointer = self.pointer_to(field);
-        self.faults.push(Fault { pointer, code, detail: detail.into() });
+        self.faults.add(pointer, code, detail);
     }
 
     /// Takes over faults that were found elsewhere, with their pointers as they are.
     pub fn absorb(&mut self, faults: Faults) {
-        for fault in faults {
-            self.faults.push(fault);
-        }
+        self.faults.extend(faults);
     }
 
     /// The raw field; `None` when it is absent. `null` is a value.
@@ -76,7 +81,11 @@ impl Reader {
     }
 
     /// A string field that may be absent or `null`.
-    pub fn optional<T>(&mut self, field: &str, parse: impl FnOnce(&str) -> Result<T, FieldError>) -> Option<T> {
+    pub fn optional<T>(
+        &mut self,
+        field: &str,
+        parse: impl FnOnce(&str) -> Result<T, FieldError>,
+    ) -> Option<T> {
         self.optional_value(field, |value| match value {
             Value::String(text) => parse(&text),
             other => Err(wrong_type("a string", &other)),
@@ -84,7 +93,11 @@ impl Reader {
     }
 
     /// A string field that must be there.
-    pub fn required<T>(&mut self, field: &str, parse: impl FnOnce(&str) -> Result<T, FieldError>) -> Option<T> {
+    pub fn required<T>(
+        &mut self,
+        field: &str,
+        parse: impl FnOnce(&str) -> Result<T, FieldError>,
+    ) -> Option<T> {
         if matches!(self.fields.get(field), None | Some(Value::Null)) {
             self.fields.remove(field);
             self.fault(field, FaultCode::Required, "this field is required");
@@ -109,15 +122,24 @@ impl Reader {
     }
 
     pub fn optional_bool(&mut self, field: &str) -> Option<bool> {
-        self.optional_value(field, |value| value.as_bool().ok_or_else(|| wrong_type("a boolean", &value)))
+        self.optional_value(field, |value| {
+            value
+                .as_bool()
+                .ok_or_else(|| wrong_type("a boolean", &value))
+        })
     }
 
     /// An integer ≥ 0 within 64 bits.
     pub fn optional_count(&mut self, field: &str) -> Option<i64> {
         self.optional_value(field, |value| match value.as_i64() {
             Some(count) if count >= 0 => Ok(count),
-            Some(_) => Err((FaultCode::OutOfRange, "an integer of 0 or more is expected".to_owned())),
-            None if value.is_u64() => Err((FaultCode::OutOfRange, "the integer is too large".to_owned())),
+            Some(_) => Err((
+                FaultCode::OutOfRange,
+                "an integer of 0 or more is expected".to_owned(),
+            )),
+            None if value.is_u64() => {
+                Err((FaultCode::OutOfRange, "the integer is too large".to_owned()))
+            }
             None => Err(wrong_type("an integer", &value)),
         })
     }
@@ -152,14 +174,20 @@ pub fn text(value: &str, max: usize) -> Result<String, FieldError> {
         return Err((FaultCode::TooLong, format!("at most {max} characters")));
     }
     if value.chars().any(char::is_control) {
-        return Err((FaultCode::BadFormat, "control characters are not allowed".to_owned()));
+        return Err((
+            FaultCode::BadFormat,
+            "control characters are not allowed".to_owned(),
+        ));
     }
     Ok(value.to_owned())
 }
 
 #[must_use]
 pub fn wrong_type(expected: &str, value: &Value) -> FieldError {
-    (FaultCode::WrongType, format!("{expected} is expected, not {}", kind_of(value)))
+    (
+        FaultCode::WrongType,
+        format!("{expected} is expected, not {}", kind_of(value)),
+    )
 }
 
 const fn kind_of(value: &Value) -> &'static str {

@@ -47,7 +47,10 @@ pub struct Head {
 }
 
 impl Head {
-    pub const EMPTY: Self = Self { seq: 0, hash: GENESIS };
+    pub const EMPTY: Self = Self {
+        seq: 0,
+        hash: GENESIS,
+    };
 }
 
 /// Amounts of the account right after the change.
@@ -90,7 +93,11 @@ impl Private {
     /// `SHA-256(salt ‖ value)`.
     #[must_use]
     pub fn commitment(&self) -> Hash {
-        Sha256::new().chain_update(self.salt).chain_update(self.value.as_bytes()).finalize().into()
+        Sha256::new()
+            .chain_update(self.salt)
+            .chain_update(self.value.as_bytes())
+            .finalize()
+            .into()
     }
 }
 
@@ -141,7 +148,10 @@ impl Draft {
     #[must_use]
     pub fn seal(self, head: Head) -> (Entry, Vec<Private>) {
         let commitment = |field| {
-            self.private.iter().find(|private| private.field == field).map(Private::commitment)
+            self.private
+                .iter()
+                .find(|private| private.field == field)
+                .map(Private::commitment)
         };
         let mut entry = Entry {
             reason_commitment: commitment(PrivateField::Reason),
@@ -170,7 +180,10 @@ impl Draft {
 impl Entry {
     #[must_use]
     pub const fn head(&self) -> Head {
-        Head { seq: self.seq, hash: self.hash }
+        Head {
+            seq: self.seq,
+            hash: self.hash,
+        }
     }
 
     /// The hash that this row must have: SHA-256 over the domain, the previous hash, and each field in
@@ -179,7 +192,9 @@ impl Entry {
     /// 1970), ids their 16 bytes, texts UTF-8.
     #[must_use]
     pub fn computed_hash(&self) -> Hash {
-        let mut hasher = Sha256::new().chain_update(DOMAIN).chain_update(self.previous_hash);
+        let mut hasher = Sha256::new()
+            .chain_update(DOMAIN)
+            .chain_update(self.previous_hash);
         let mut field = |bytes: Option<&[u8]>| match bytes {
             None => hasher.update([0]),
             Some(bytes) => {
@@ -194,7 +209,11 @@ impl Entry {
         field(Some(self.user_id.0.as_bytes()));
         field(Some(self.chain.as_bytes()));
         field(Some(&integer(self.seq)));
-        field(self.transaction_id.as_ref().map(|id| id.0.as_bytes().as_slice()));
+        field(
+            self.transaction_id
+                .as_ref()
+                .map(|id| id.0.as_bytes().as_slice()),
+        );
         field(Some(self.action.as_bytes()));
         field(self.previous_status.as_deref().map(str::as_bytes));
         field(self.new_status.as_deref().map(str::as_bytes));
@@ -210,7 +229,12 @@ impl Entry {
         }
         field(Some(self.actor.kind.as_str().as_bytes()));
         field(Some(self.actor.id.as_bytes()));
-        field(self.actor.session_id.as_ref().map(|id| id.0.as_bytes().as_slice()));
+        field(
+            self.actor
+                .session_id
+                .as_ref()
+                .map(|id| id.0.as_bytes().as_slice()),
+        );
         field(Some(self.request_id.as_bytes()));
         field(Some(&integer(self.at.micros())));
         field(self.reason_commitment.as_ref().map(Hash::as_slice));

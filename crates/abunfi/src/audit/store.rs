@@ -29,5 +29,11 @@ pub trait Store: Send + Sync + std::fmt::Debug {
 
     /// One chain from `after_seq` on, oldest first, at most `limit` rows: for verifying it. `user_id`
     /// may be [`PLATFORM`](super::PLATFORM).
-    async fn chain(&self, user_id: UserId, chain: &str, after_seq: i64, limit: u32) -> Result<Vec<AuditRow>, StoreError>;
+    async fn chain(
+        &self,
+        user_id: UserId,
+        chain: &str,
+        after_seq: i64,
+        limit: u32,
+    ) -> Result<Vec<AuditRow>, StoreError>;
 }

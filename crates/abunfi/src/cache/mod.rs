@@ -36,7 +36,10 @@ pub struct Stored {
 pub enum Lookup {
     /// A value, fresh or stale by its own `fresh_until`. With a lease when it is stale and this caller
     /// is the one to refresh it.
-    Found { stored: Stored, lease: Option<LeaseToken> },
+    Found {
+        stored: Stored,
+        lease: Option<LeaseToken>,
+    },
     /// Nothing; this caller fills.
     Leased(LeaseToken),
     /// Nothing; another instance is filling.
@@ -48,10 +51,21 @@ pub enum Lookup {
 pub trait Store: Send + Sync + std::fmt::Debug {
     /// The value, or the lease of the key when nobody holds it. `token` becomes the lease, for at most
     /// `lease_for`.
-    async fn get_or_lease(&self, key: &str, token: LeaseToken, lease_for: Duration) -> Result<Lookup, StoreError>;
+    async fn get_or_lease(
+        &self,
+        key: &str,
+        token: LeaseToken,
+        lease_for: Duration,
+    ) -> Result<Lookup, StoreError>;
 
     /// Stores the value for `keep` if `token` still is the key's lease; whether it did.
-    async fn fill(&self, key: &str, token: LeaseToken, stored: &Stored, keep: Duration) -> Result<bool, StoreError>;
+    async fn fill(
+        &self,
+        key: &str,
+        token: LeaseToken,
+        stored: &Stored,
+        keep: Duration,
+    ) -> Result<bool, StoreError>;
 
     /// Gives the lease back unfilled.
     async fn release(&self, key: &str, token: LeaseToken) -> Result<(), StoreError>;
@@ -67,7 +81,10 @@ pub trait Store: Send + Sync + std::fmt::Debug {
 /// What an instance learns from the others.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Notice {
-    Invalidated { keys: Vec<String>, tags: Vec<String> },
+    Invalidated {
+        keys: Vec<String>,
+        tags: Vec<String>,
+    },
     /// The subscription was interrupted: forget everything.
     Lost,
 }

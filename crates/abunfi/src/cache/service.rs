@@ -24,7 +24,11 @@ pub struct CacheConfig {
 
 impl Default for CacheConfig {
     fn default() -> Self {
-        Self { l1_max_bytes: 64 * 1024 * 1024, l1_shared_ttl_ms: 1_000, stale_for_seconds: 3_600 }
+        Self {
+            l1_max_bytes: 64 * 1024 * 1024,
+            l1_shared_ttl_ms: 1_000,
+            stale_for_seconds: 3_600,
+        }
     }
 }
 
@@ -78,8 +82,20 @@ impl Cache {
     /// `l2: None`: this process is all there is of the cache. `shared`: other processes may write the same
     /// data.
     #[must_use]
-    pub fn new(l2: Option<Arc<dyn Store>>, clock: SharedClock, config: CacheConfig, shared: bool) -> Self {
-        Self { inner: Arc::new(Inner { l2, clock, config, shared }) }
+    pub fn new(
+        l2: Option<Arc<dyn Store>>,
+        clock: SharedClock,
+        config: CacheConfig,
+        shared: bool,
+    ) -> Self {
+        Self {
+            inner: Arc::new(Inner {
+                l2,
+                clock,
+                config,
+                shared,
+            }),
+        }
     }
 
     /// The value of `key`, from L1, L2 or `fetch`. One flight per key in this process, and one across

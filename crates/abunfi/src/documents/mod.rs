@@ -31,8 +31,8 @@ pub use error::Error;
 pub use relay::{Relay, RelayStats};
 pub use service::{DocumentView, Service, Stores, UserDocuments, Write};
 pub use store::{
-    Applied, Backlog, Claimed, ContentStore, DevDataEntry, DevDataStore, DevDataWrite, HeadStore, HeadWrite,
-    HeadWritten, LogFilter, LogStore, StoredDocument,
+    Applied, Backlog, Claimed, ContentStore, DevDataEntry, DevDataStore, DevDataWrite, HeadStore,
+    HeadWrite, HeadWritten, LogFilter, LogStore, StoredDocument,
 };
 
 words! {

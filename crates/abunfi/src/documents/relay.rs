@@ -26,8 +26,16 @@ pub struct Relay {
 
 impl Relay {
     #[must_use]
-    pub fn new(heads: Arc<dyn HeadStore>, content: Arc<dyn ContentStore>, clock: SharedClock) -> Self {
-        Self { heads, content, clock }
+    pub fn new(
+        heads: Arc<dyn HeadStore>,
+        content: Arc<dyn ContentStore>,
+        clock: SharedClock,
+    ) -> Self {
+        Self {
+            heads,
+            content,
+            clock,
+        }
     }
 
     /// Runs until `stop`: polls every 500 ms, and whenever it is woken.

@@ -64,7 +64,13 @@ impl Service {
         apply_deadline: Duration,
         log_retention: Duration,
     ) -> Self {
-        Self { stores, cache, clock, apply_deadline, log_retention }
+        Self {
+            stores,
+            cache,
+            clock,
+            apply_deadline,
+            log_retention,
+        }
     }
 
     /// Both documents of a user whose heads are known, read as the design says: what matches the head,
@@ -97,7 +103,11 @@ impl Service {
         todo!()
     }
 
-    pub async fn dev_data(&self, namespace: &str, key: &str) -> Result<Option<DevDataEntry>, StoreError> {
+    pub async fn dev_data(
+        &self,
+        namespace: &str,
+        key: &str,
+    ) -> Result<Option<DevDataEntry>, StoreError> {
         todo!()
     }
 
@@ -125,7 +135,12 @@ impl Service {
         todo!()
     }
 
-    pub async fn delete_dev_data(&self, namespace: &str, key: &str, expected: Expected) -> Result<(), Error> {
+    pub async fn delete_dev_data(
+        &self,
+        namespace: &str,
+        key: &str,
+        expected: Expected,
+    ) -> Result<(), Error> {
         todo!()
     }
 
@@ -143,7 +158,11 @@ impl Service {
         todo!()
     }
 
-    pub async fn logs(&self, filter: &LogFilter, page: &Page<(Timestamp, Uuid)>) -> Result<Vec<LogEntry>, StoreError> {
+    pub async fn logs(
+        &self,
+        filter: &LogFilter,
+        page: &Page<(Timestamp, Uuid)>,
+    ) -> Result<Vec<LogEntry>, StoreError> {
         todo!()
     }
 

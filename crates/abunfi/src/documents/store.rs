@@ -87,7 +87,12 @@ pub trait HeadStore: Send + Sync + std::fmt::Debug {
     async fn finish(&self, claimed: &Claimed, now: Timestamp) -> Result<bool, StoreError>;
 
     /// Gives the lease back; due again at `next_at`. `foreign`: set aside until an operator repairs it.
-    async fn release(&self, claimed: &Claimed, next_at: Timestamp, foreign: bool) -> Result<(), StoreError>;
+    async fn release(
+        &self,
+        claimed: &Claimed,
+        next_at: Timestamp,
+        foreign: bool,
+    ) -> Result<(), StoreError>;
 
     async fn backlog(&self) -> Result<Backlog, StoreError>;
 
@@ -158,14 +163,25 @@ pub struct DevDataWrite {
 /// read, and swept by [`purge`](Self::purge).
 #[async_trait]
 pub trait DevDataStore: Send + Sync + std::fmt::Debug {
-    async fn get(&self, namespace: &str, key: &str, now: Timestamp) -> Result<Option<DevDataEntry>, StoreError>;
+    async fn get(
+        &self,
+        namespace: &str,
+        key: &str,
+        now: Timestamp,
+    ) -> Result<Option<DevDataEntry>, StoreError>;
 
     /// Compare and set; durable on return. The flag says whether it was made. Versions of a key start
     /// at 1 and go up with each write.
     async fn put(&self, write: &DevDataWrite) -> Result<(DevDataEntry, bool), Error>;
 
     /// Whether there was one. `VersionMismatch` when `expected` does not hold.
-    async fn delete(&self, namespace: &str, key: &str, expected: Expected, now: Timestamp) -> Result<bool, Error>;
+    async fn delete(
+        &self,
+        namespace: &str,
+        key: &str,
+        expected: Expected,
+        now: Timestamp,
+    ) -> Result<bool, Error>;
 
     /// Ordered by key (bytes); the cursor is the last key.
     async fn list(

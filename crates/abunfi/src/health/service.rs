@@ -31,7 +31,9 @@ impl Service {
     /// One probe for each store: relational, documents, key-value.
     #[must_use]
     pub fn new(probes: Vec<Arc<dyn Probe>>) -> Self {
-        Self { probes: Arc::new(probes) }
+        Self {
+            probes: Arc::new(probes),
+        }
     }
 
     /// Probes every store every two seconds until `stop`.

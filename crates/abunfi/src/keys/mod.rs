@@ -41,7 +41,11 @@ pub struct ServiceKey {
 #[async_trait::async_trait]
 pub trait Store: Send + Sync + std::fmt::Debug {
     /// Durable on return, with an audit row in chain `system`.
-    async fn insert(&self, ctx: &crate::context::Context, key: &ServiceKey) -> Result<(), StoreError>;
+    async fn insert(
+        &self,
+        ctx: &crate::context::Context,
+        key: &ServiceKey,
+    ) -> Result<(), StoreError>;
 
     /// By the token's hash; revoked ones are found too.
     async fn find(&self, token_hash: &[u8; 32]) -> Result<Option<ServiceKey>, StoreError>;

@@ -49,8 +49,18 @@ pub struct Service {
 
 impl Service {
     #[must_use]
-    pub fn new(store: Arc<dyn Store>, cache: Cache, clock: SharedClock, admin_hash: Option<[u8; 32]>) -> Self {
-        Self { store, cache, clock, admin_hash }
+    pub fn new(
+        store: Arc<dyn Store>,
+        cache: Cache,
+        clock: SharedClock,
+        admin_hash: Option<[u8; 32]>,
+    ) -> Self {
+        Self {
+            store,
+            cache,
+            clock,
+            admin_hash,
+        }
     }
 
     /// Who this token is. Compared by hash, so in constant time with respect to the secret. A serving copy
@@ -61,7 +71,12 @@ impl Service {
     }
 
     /// Durable on return.
-    pub async fn create(&self, ctx: &Context, owner: &str, scopes: &[Scope]) -> Result<CreatedKey, Error> {
+    pub async fn create(
+        &self,
+        ctx: &Context,
+        owner: &str,
+        scopes: &[Scope],
+    ) -> Result<CreatedKey, Error> {
         todo!()
     }
 

@@ -32,7 +32,10 @@ pub enum Refusal {
     #[error("the transaction hash is in use by another transaction of the user and type")]
     TxHashTaken,
     #[error("a transaction that is {from} cannot become {to}")]
-    InvalidTransition { from: TransactionStatus, to: Transition },
+    InvalidTransition {
+        from: TransactionStatus,
+        to: Transition,
+    },
     /// A session may not cancel what is on its way; nor does an expiry.
     #[error("the withdrawal was submitted")]
     AlreadySubmitted,

@@ -18,10 +18,12 @@ mod service;
 mod store;
 
 pub use error::{Error, Refusal};
-pub use service::{BatchAnswer, BatchRequest, ItemResult, PostRequest, RequestKey, SendOut, Service, SettleRequest};
+pub use service::{
+    BatchAnswer, BatchRequest, ItemResult, PostRequest, RequestKey, SendOut, Service, SettleRequest,
+};
 pub use store::{
-    AtomicBatch, BatchClaim, BatchKey, BatchOutcome, Command, Action, Details, Idempotency, Outcome, Page, Settlement, Store,
-    StoredAnswer, TransactionFilter,
+    Action, AtomicBatch, BatchClaim, BatchKey, BatchOutcome, Command, Details, Idempotency,
+    Outcome, Page, Settlement, Store, StoredAnswer, TransactionFilter,
 };
 
 /// What is saved: a currency or a vault's token. 1–12 of `A-Z0-9`.
@@ -36,7 +38,9 @@ impl Asset {
     #[must_use]
     pub fn parse(code: &str) -> Option<Self> {
         let well_formed = (1..=Self::MAX_LENGTH).contains(&code.len())
-            && code.bytes().all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit());
+            && code
+                .bytes()
+                .all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit());
         well_formed.then(|| Self(code.to_owned()))
     }
 

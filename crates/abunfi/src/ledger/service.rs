@@ -98,7 +98,13 @@ impl Service {
         clock: SharedClock,
         default_asset: Asset,
     ) -> Self {
-        Self { store, history, cache, clock, default_asset }
+        Self {
+            store,
+            history,
+            cache,
+            clock,
+            default_asset,
+        }
     }
 
     #[must_use]
@@ -145,7 +151,12 @@ impl Service {
 
     /// 1 to 1,000 postings. Atomic: all, or [`Error::BatchFailed`] (or [`Error::Invalid`] with pointers
     /// below `/transactions/{index}`). Not atomic: each by itself, committed with its own part of the key.
-    pub async fn batch(&self, ctx: &Context, request: BatchRequest, key: RequestKey) -> Result<BatchAnswer, Error> {
+    pub async fn batch(
+        &self,
+        ctx: &Context,
+        request: BatchRequest,
+        key: RequestKey,
+    ) -> Result<BatchAnswer, Error> {
         todo!()
     }
 
@@ -153,11 +164,19 @@ impl Service {
         self.store.balances(user_id).await
     }
 
-    pub async fn balances_at(&self, user_id: UserId, at: Timestamp) -> Result<Option<Vec<Balance>>, StoreError> {
+    pub async fn balances_at(
+        &self,
+        user_id: UserId,
+        at: Timestamp,
+    ) -> Result<Option<Vec<Balance>>, StoreError> {
         self.store.balances_at(user_id, at).await
     }
 
-    pub async fn transaction(&self, user_id: UserId, id: TransactionId) -> Result<Option<Transaction>, StoreError> {
+    pub async fn transaction(
+        &self,
+        user_id: UserId,
+        id: TransactionId,
+    ) -> Result<Option<Transaction>, StoreError> {
         self.store.transaction(user_id, id).await
     }
 

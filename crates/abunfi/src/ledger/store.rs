@@ -4,8 +4,8 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Asset, AssetInfo, Balance, Error, Posted, Refusal, Stats, Transaction, TransactionStatus, TransactionType,
-    TrialBalance,
+    Asset, AssetInfo, Balance, Error, Posted, Refusal, Stats, Transaction, TransactionStatus,
+    TransactionType, TrialBalance,
 };
 use crate::audit::AuditRow;
 use crate::clock::Timestamp;
@@ -54,7 +54,10 @@ pub enum Action {
         only_unsubmitted: bool,
     },
     /// A pending withdrawal is on its way: no expiry, no cancelling by a session from here on.
-    Submit { transaction_id: TransactionId, tx_hash: Option<String> },
+    Submit {
+        transaction_id: TransactionId,
+        tx_hash: Option<String>,
+    },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -203,9 +206,17 @@ pub trait Store: Send + Sync + std::fmt::Debug {
 
     /// The balances as they were at `at` (changes at that very time included), from the audit rows'
     /// amounts and the entries; assets without a change by then are left out.
-    async fn balances_at(&self, user_id: UserId, at: Timestamp) -> Result<Option<Vec<Balance>>, StoreError>;
+    async fn balances_at(
+        &self,
+        user_id: UserId,
+        at: Timestamp,
+    ) -> Result<Option<Vec<Balance>>, StoreError>;
 
-    async fn transaction(&self, user_id: UserId, id: TransactionId) -> Result<Option<Transaction>, StoreError>;
+    async fn transaction(
+        &self,
+        user_id: UserId,
+        id: TransactionId,
+    ) -> Result<Option<Transaction>, StoreError>;
 
     /// Newest first, by `(created_at, id)` descending; the cursor is that pair of the last row.
     /// `None`: there is no such user.
@@ -245,7 +256,11 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     async fn trial_balance(&self) -> Result<Vec<TrialBalance>, StoreError>;
 
     /// Pending withdrawals whose `expires_at` has passed and that were not submitted, at most `limit`.
-    async fn expired_holds(&self, now: Timestamp, limit: u32) -> Result<Vec<(UserId, TransactionId)>, StoreError>;
+    async fn expired_holds(
+        &self,
+        now: Timestamp,
+        limit: u32,
+    ) -> Result<Vec<(UserId, TransactionId)>, StoreError>;
 
     /// Deletes idempotency rows older than `before`, at most `limit`; how many went.
     async fn purge_idempotency(&self, before: Timestamp, limit: u32) -> Result<u64, StoreError>;

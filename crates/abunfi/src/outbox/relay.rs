@@ -18,7 +18,11 @@ pub struct Relay {
 impl Relay {
     #[must_use]
     pub fn new(store: Arc<dyn Store>, cache: Cache, clock: SharedClock) -> Self {
-        Self { store, cache, clock }
+        Self {
+            store,
+            cache,
+            clock,
+        }
     }
 
     /// Runs until `stop`, polling every 500 ms.

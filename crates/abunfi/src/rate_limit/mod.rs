@@ -31,7 +31,10 @@ impl Policy {
     /// # Errors
     /// When limit or period is out of range; the configuration refuses such a policy at start.
     pub fn gcra(&self) -> Result<gcra::Policy, gcra::PolicyError> {
-        gcra::Policy::new(self.limit, Duration::from_secs(u64::from(self.period_seconds)))
+        gcra::Policy::new(
+            self.limit,
+            Duration::from_secs(u64::from(self.period_seconds)),
+        )
     }
 }
 
@@ -60,5 +63,10 @@ pub struct Decision {
 #[async_trait]
 pub trait Store: Send + Sync + std::fmt::Debug {
     /// Charges `cost` to `key` if the limit allows it, atomically. A refusal charges nothing.
-    async fn check(&self, key: &str, policy: gcra::Policy, cost: u32) -> Result<gcra::Decision, StoreError>;
+    async fn check(
+        &self,
+        key: &str,
+        policy: gcra::Policy,
+        cost: u32,
+    ) -> Result<gcra::Decision, StoreError>;
 }

@@ -35,7 +35,12 @@ impl Service {
         policies: BTreeMap<String, Policy>,
         instances: u32,
     ) -> Self {
-        Self { store, fallback, policies: Arc::new(policies), instances: instances.max(1) }
+        Self {
+            store,
+            fallback,
+            policies: Arc::new(policies),
+            instances: instances.max(1),
+        }
     }
 
     /// `login` (5 a minute) and `default` (100 a minute).

@@ -23,7 +23,11 @@ pub struct SessionPolicy {
 
 impl Default for SessionPolicy {
     fn default() -> Self {
-        Self { idle_ttl_seconds: 7 * 24 * 3600, max_ttl_seconds: 30 * 24 * 3600, max_per_user: 20 }
+        Self {
+            idle_ttl_seconds: 7 * 24 * 3600,
+            max_ttl_seconds: 30 * 24 * 3600,
+            max_per_user: 20,
+        }
     }
 }
 
@@ -46,12 +50,26 @@ pub struct Service {
 
 impl Service {
     #[must_use]
-    pub fn new(store: Arc<dyn Store>, cache: Cache, clock: SharedClock, policy: SessionPolicy) -> Self {
-        Self { store, cache, clock, policy }
+    pub fn new(
+        store: Arc<dyn Store>,
+        cache: Cache,
+        clock: SharedClock,
+        policy: SessionPolicy,
+    ) -> Self {
+        Self {
+            store,
+            cache,
+            clock,
+            policy,
+        }
     }
 
     /// The token (shown this once) and the session. Durable on return.
-    pub async fn create(&self, user_id: UserId, request: NewSession) -> Result<(String, Session), Error> {
+    pub async fn create(
+        &self,
+        user_id: UserId,
+        request: NewSession,
+    ) -> Result<(String, Session), Error> {
         todo!()
     }
 

@@ -34,7 +34,11 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     async fn create(&self, session: &SessionRecord, bound: u32) -> Result<(), Error>;
 
     /// By the token's hash; expired and revoked ones are not found, nor those of users who are not active.
-    async fn find(&self, token_hash: &[u8; 32], now: Timestamp) -> Result<Option<SessionRecord>, StoreError>;
+    async fn find(
+        &self,
+        token_hash: &[u8; 32],
+        now: Timestamp,
+    ) -> Result<Option<SessionRecord>, StoreError>;
 
     /// The user's live sessions, newest first by `(created_at, id)`. `None`: there is no such user.
     async fn list(
@@ -46,10 +50,20 @@ pub trait Store: Send + Sync + std::fmt::Debug {
 
     /// One commit: ends the old session and stores the new one, with a revocation row. `NotValid` when
     /// the old one is not live.
-    async fn rotate(&self, old: SessionId, new: &SessionRecord, now: Timestamp) -> Result<(), Error>;
+    async fn rotate(
+        &self,
+        old: SessionId,
+        new: &SessionRecord,
+        now: Timestamp,
+    ) -> Result<(), Error>;
 
     /// Ends one session with a revocation row; `false` when the user has no such live session.
-    async fn revoke(&self, user_id: UserId, id: SessionId, now: Timestamp) -> Result<bool, StoreError>;
+    async fn revoke(
+        &self,
+        user_id: UserId,
+        id: SessionId,
+        now: Timestamp,
+    ) -> Result<bool, StoreError>;
 
     /// Ends all of a user's sessions with one revocation row; how many.
     async fn revoke_all(&self, user_id: UserId, now: Timestamp) -> Result<u64, StoreError>;
@@ -64,10 +78,19 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     ) -> Result<(), StoreError>;
 
     /// All revocations at `since` or later, at most `limit`, newest first.
-    async fn revocations(&self, since: Timestamp, limit: u32) -> Result<Vec<Revocation>, StoreError>;
+    async fn revocations(
+        &self,
+        since: Timestamp,
+        limit: u32,
+    ) -> Result<Vec<Revocation>, StoreError>;
 
     /// Deletes sessions that have expired and revocations older than `revoked_before`; how many.
-    async fn purge(&self, now: Timestamp, revoked_before: Timestamp, limit: u32) -> Result<u64, StoreError>;
+    async fn purge(
+        &self,
+        now: Timestamp,
+        revoked_before: Timestamp,
+        limit: u32,
+    ) -> Result<u64, StoreError>;
 
     /// How many live sessions there are.
     async fn count(&self, now: Timestamp) -> Result<i64, StoreError>;

@@ -24,13 +24,24 @@ pub trait Transaction: Send {
     /// changes a balance alone. A refusal is an answer, not an error; the caller decides what follows.
     async fn update_user_balance(&mut self, command: &Command) -> Result<Outcome, ledger::Error>;
 
-    async fn create_user(&mut self, ctx: &Context, user: &NewUser) -> Result<UserRecord, users::Error>;
+    async fn create_user(
+        &mut self,
+        ctx: &Context,
+        user: &NewUser,
+    ) -> Result<UserRecord, users::Error>;
 
     async fn user(&mut self, id: UserId) -> Result<Option<UserRecord>, StoreError>;
 
-    async fn user_by_identity(&mut self, query: &IdentityQuery) -> Result<Option<UserId>, StoreError>;
+    async fn user_by_identity(
+        &mut self,
+        query: &IdentityQuery,
+    ) -> Result<Option<UserId>, StoreError>;
 
-    async fn write_document(&mut self, ctx: &Context, write: &HeadWrite) -> Result<HeadWritten, documents::Error>;
+    async fn write_document(
+        &mut self,
+        ctx: &Context,
+        write: &HeadWrite,
+    ) -> Result<HeadWritten, documents::Error>;
 
     /// The raw connection inside the transaction, when PostgreSQL serves.
     fn postgres(&mut self) -> Option<&mut sqlx::PgConnection>;
@@ -59,5 +70,11 @@ pub trait Store: Send + Sync + std::fmt::Debug {
 }
 
 /// The body of a transaction. It may be called again after a conflict, so it must do nothing outside.
-pub trait Body<T>: Send + for<'t> FnMut(&'t mut dyn Transaction) -> BoxFuture<'t, Result<T, Error>> {}
-impl<T, F> Body<T> for F where F: Send + for<'t> FnMut(&'t mut dyn Transaction) -> BoxFuture<'t, Result<T, Error>> {}
+pub trait Body<T>:
+    Send + for<'t> FnMut(&'t mut dyn Transaction) -> BoxFuture<'t, Result<T, Error>>
+{
+}
+impl<T, F> Body<T> for F where
+    F: Send + for<'t> FnMut(&'t mut dyn Transaction) -> BoxFuture<'t, Result<T, Error>>
+{
+}

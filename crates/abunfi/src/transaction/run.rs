@@ -25,7 +25,10 @@ const FIRST_PAUSE_MICROS: u64 = 4_000;
 ///
 /// # Panics
 /// Passes a panic of the body on, after rolling back.
-pub async fn execute<T>(store: &dyn Store, mut body: impl Body<T>) -> Result<(T, Vec<String>), Error> {
+pub async fn execute<T>(
+    store: &dyn Store,
+    mut body: impl Body<T>,
+) -> Result<(T, Vec<String>), Error> {
     let mut attempt = 1;
     loop {
         match attempt_once(store, &mut body).await {
@@ -38,9 +41,14 @@ pub async fn execute<T>(store: &dyn Store, mut body: impl Body<T>) -> Result<(T,
     }
 }
 
-async fn attempt_once<T>(store: &dyn Store, body: &mut impl Body<T>) -> Result<(T, Vec<String>), Error> {
+async fn attempt_once<T>(
+    store: &dyn Store,
+    body: &mut impl Body<T>,
+) -> Result<(T, Vec<String>), Error> {
     let mut transaction = store.begin().await?;
-    let ran = AssertUnwindSafe(guard::inside(body(transaction.as_mut()))).catch_unwind().await;
+    let ran = AssertUnwindSafe(guard::inside(body(transaction.as_mut())))
+        .catch_unwind()
+        .await;
     match ran {
         Ok(Ok(value)) => {
             let tags = transaction.commit().await?;

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::clock::Timestamp;
-use crate::documents::{Head, NewDocument, DocumentState};
+use crate::documents::{DocumentState, Head, NewDocument};
 use crate::ids::UserId;
 use crate::ledger::{Asset, Balance, words};
 
@@ -18,7 +18,7 @@ mod store;
 
 pub use error::Error;
 pub use identity::{Email, IdentityKind, Name, Phone, ReferralCode, SocialId, WalletAddress};
-pub use service::{CreateUser, KycRequest, Service, Served, Source, UserPatch};
+pub use service::{CreateUser, KycRequest, Served, Service, Source, UserPatch};
 pub use store::{IdentityQuery, KycChange, NewUser, ReferralRow, Store, UserChange};
 
 words! {

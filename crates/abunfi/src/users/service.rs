@@ -78,7 +78,13 @@ impl Service {
         clock: SharedClock,
         default_asset: Asset,
     ) -> Self {
-        Self { store, documents, cache, clock, default_asset }
+        Self {
+            store,
+            documents,
+            cache,
+            clock,
+            default_asset,
+        }
     }
 
     /// One relational commit; the documents are applied to the document store before it returns, or by
@@ -90,7 +96,11 @@ impl Service {
     /// The hybrid user. With `use_cache` a copy may serve that is current as of the last write this
     /// instance made, and at most a second behind the others'; with the relational store away, an older
     /// copy marked [`Source::Stale`].
-    pub async fn get(&self, id: UserId, use_cache: bool) -> Result<Option<Served<HybridUser>>, StoreError> {
+    pub async fn get(
+        &self,
+        id: UserId,
+        use_cache: bool,
+    ) -> Result<Option<Served<HybridUser>>, StoreError> {
         todo!()
     }
 
@@ -99,7 +109,10 @@ impl Service {
     }
 
     /// Newest first.
-    pub async fn list(&self, page: &Page<(Timestamp, UserId)>) -> Result<Vec<HybridUser>, StoreError> {
+    pub async fn list(
+        &self,
+        page: &Page<(Timestamp, UserId)>,
+    ) -> Result<Vec<HybridUser>, StoreError> {
         todo!()
     }
 

@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{
-    Email, Error, FirstDocuments, IdentityKind, KycStatus, Name, Phone, ReferralCode, SocialId, UserRecord,
-    UserStatus, WalletAddress,
+    Email, Error, FirstDocuments, IdentityKind, KycStatus, Name, Phone, ReferralCode, SocialId,
+    UserRecord, UserStatus, WalletAddress,
 };
 use crate::clock::Timestamp;
 use crate::context::Context;
