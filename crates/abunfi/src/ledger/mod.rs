@@ -17,7 +17,7 @@ pub mod posting;
 mod service;
 mod store;
 
-pub use error::{Error, Refusal};
+pub use error::{Error, Refusal, Stage};
 pub use service::{
     BatchAnswer, BatchRequest, ItemResult, PostRequest, RequestKey, SendOut, Service, SettleRequest,
 };
