@@ -51,6 +51,7 @@ pub fn with_address(url: &str, address: SocketAddr) -> Result<String> {
 ///
 /// # Errors
 /// When `url` names no host, or several.
+#[cfg(feature = "proxy")]
 pub(crate) fn address_of(url: &str, default_port: u16) -> Result<String> {
     let (_, rest) = url
         .split_once("://")
@@ -101,6 +102,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg(feature = "proxy")]
     fn the_address_of_a_url_has_a_port() {
         assert_eq!(
             address_of("redis://:pw@h:1/0", 6379).ok().as_deref(),

@@ -171,6 +171,12 @@ fn but(found: &[String]) -> String {
     }
 }
 
+/// Whether we are root.
+#[must_use]
+pub fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
 /// The user as which a server runs that refuses to run as root.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Account {
@@ -184,7 +190,7 @@ impl Account {
     /// # Errors
     /// When we are root and neither account exists.
     pub fn unprivileged() -> Result<Option<Self>> {
-        if !rustix::process::geteuid().is_root() {
+        if !is_root() {
             return Ok(None);
         }
         let accounts = fs::read_to_string("/etc/passwd").context("cannot read /etc/passwd")?;
