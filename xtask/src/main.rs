@@ -41,7 +41,7 @@ enum Command {
     /// Run every check and test, on servers that this command finds, installs or starts
     Test(test::Options),
     /// Start the servers that the tests use, say where they are, and keep them until Ctrl-C
-    Servers(provide::Options),
+    Servers(provide::Installing),
     /// Write docs/openapi.json anew from the code
     Openapi,
 }
@@ -64,5 +64,17 @@ fn run() -> Result<ExitCode> {
         Command::Test(options) => test::run(&workspace, &options),
         Command::Servers(options) => provide::serve(&workspace, options),
         Command::Openapi => openapi::write(&workspace),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
     }
 }

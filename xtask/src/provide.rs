@@ -20,7 +20,7 @@ use crate::tools::{POSTGRES_18, apt_install, pip_package};
 const CONTAINER_DEADLINE: Duration = Duration::from_secs(120);
 
 #[derive(Clone, Copy, Debug, Default, clap::Args)]
-pub(crate) struct Options {
+pub(crate) struct Installing {
     /// Install no package: use only what is here
     #[arg(long)]
     pub(crate) no_install: bool,
@@ -73,7 +73,7 @@ pub(crate) struct Servers {
 
 impl Servers {
     /// Gets what is needed, side by side.
-    pub(crate) fn provide(workspace: &Workspace, needs: &[Need], options: Options) -> Self {
+    pub(crate) fn provide(workspace: &Workspace, needs: &[Need], options: Installing) -> Self {
         let wants = |need| needs.contains(&need);
         let install = !options.no_install;
 
@@ -545,7 +545,7 @@ fn container(image: &Image, url: impl Fn(u16) -> String) -> Result<Provided> {
 }
 
 /// `cargo xtask servers`.
-pub(crate) fn serve(workspace: &Workspace, options: Options) -> Result<ExitCode> {
+pub(crate) fn serve(workspace: &Workspace, options: Installing) -> Result<ExitCode> {
     let needs = [Need::Postgres, Need::Mongodb, Need::Redis];
     let servers = Servers::provide(workspace, &needs, options);
     println!();

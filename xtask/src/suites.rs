@@ -357,7 +357,7 @@ pub(crate) const SUITES: &[Suite] = &[
         "doc",
         Backend::None,
         Kind::Cargo(
-            &["doc", "--workspace", "--no-deps"],
+            &["doc", "--workspace", "--no-deps", "--lib"],
             &[("RUSTDOCFLAGS", "-D warnings")],
         ),
     ),

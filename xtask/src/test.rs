@@ -9,7 +9,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-use crate::provide::{self, Need, Servers};
+use crate::provide::{Installing, Need, Servers};
 use crate::report::{Outcome, Report, Row, summary};
 use crate::run::{Workspace, pass_through, quietly};
 use crate::suites::{Backend, Choice, Kind, SUITES, Suite};
@@ -33,7 +33,7 @@ pub(crate) struct Options {
     verbose: bool,
 
     #[command(flatten)]
-    servers: provide::Options,
+    servers: Installing,
 }
 
 pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> {
