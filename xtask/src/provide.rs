@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use abunfi_testkit::programs::{self, Account};
 use abunfi_testkit::servers::Server;
 use abunfi_testkit::{Guard, Mongo, Own, Postgres, Redis, free_port, unique_name};
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 
 use crate::run::{Workspace, quietly};
 use crate::tools::{POSTGRES_18, apt_install, pip_package};
@@ -179,6 +179,11 @@ fn server_of(need: Need) -> Option<Server> {
     }
 }
 
+/// Two ways that have both failed.
+fn both(first: &anyhow::Error, second: &anyhow::Error) -> anyhow::Error {
+    anyhow!("{first:#}; {second:#}")
+}
+
 fn say(name: &str, start: Instant, had: &Had) {
     let seconds = start.elapsed().as_secs_f64();
     match had {
@@ -213,16 +218,16 @@ fn postgres(workspace: &Workspace, install: bool) -> Had {
         if !install {
             return Err(error);
         }
-        apt_install(&["postgresql"]).map_err(|apt| error.context(format!("{apt:#}")))?;
+        apt_install(&["postgresql"]).map_err(|apt| both(&error, &apt))?;
         programs::find_postgres()
     });
     let started = match found {
         Ok(bin) => start_postgres(bin, Box::new(())),
         Err(error) => start_postgres_18(workspace, install)
-            .map_err(|wheel| error.context(format!("{wheel:#}")))
+            .map_err(|wheel| both(&error, &wheel))
             .or_else(|error| {
                 let url = |port| format!("postgres://postgres:abunfi@127.0.0.1:{port}/postgres");
-                container(&PG_IMAGE, url).map_err(|docker| error.context(format!("{docker:#}")))
+                container(&PG_IMAGE, url).map_err(|docker| both(&error, &docker))
             }),
     };
 
@@ -315,7 +320,7 @@ fn redis(_workspace: &Workspace, install: bool) -> Had {
         if !install {
             return Err(error);
         }
-        apt_install(&["redis-server"]).map_err(|apt| error.context(format!("{apt:#}")))?;
+        apt_install(&["redis-server"]).map_err(|apt| both(&error, &apt))?;
         programs::find_redis()
     });
     let started =
@@ -335,7 +340,7 @@ fn redis(_workspace: &Workspace, install: bool) -> Had {
     started
         .or_else(|error| {
             container(&REDIS_IMAGE, |port| format!("redis://127.0.0.1:{port}/"))
-                .map_err(|docker| error.context(format!("{docker:#}")))
+                .map_err(|docker| both(&error, &docker))
         })
         .map_err(|error| Missing {
             why: format!("{error:#}"),

@@ -131,24 +131,22 @@ impl Report {
 /// Passed and failed as the test runner's own summary says, or `None` where there is none.
 ///
 /// Reads cargo-nextest's one line (`Summary [ 1.2s] 3 tests run: 2 passed (1 slow), 1 failed, 5
-/// skipped`, where "skipped" is what the filter left out), and the one per program that plain
-/// `cargo test` prints (`test result: ok. 3 passed; 0 failed; …`), summed.
+/// skipped`, where "skipped" is what the filter left out); else the one per program that plain
+/// `cargo test` prints (`test result: ok. 3 passed; 0 failed; …`), summed. Not both: of a test that
+/// fails, cargo-nextest shows what it printed, which is such a line again.
 pub(crate) fn summary(output: &str) -> Option<(u64, u64)> {
-    let mut sum = None;
-    for line in output.lines() {
-        let line = line.trim();
-        let counts = if let Some(rest) = line.strip_prefix("test result:") {
-            counts(rest, ';')
-        } else if line.starts_with("Summary [") {
-            counts(line.split_once("run:").map_or("", |(_, rest)| rest), ',')
-        } else {
-            continue;
-        };
-        let (passed, failed) = sum.unwrap_or((0, 0));
-        sum = Some((passed + counts.0, failed + counts.1));
+    let lines = || output.lines().map(str::trim);
+    if let Some(line) = lines().rfind(|line| line.starts_with("Summary [")) {
+        return Some(counts(
+            line.split_once("run:").map_or("", |(_, rest)| rest),
+            ',',
+        ));
     }
 
-    sum
+    lines()
+        .filter_map(|line| line.strip_prefix("test result:"))
+        .map(|rest| counts(rest, ';'))
+        .reduce(|sum, more| (sum.0 + more.0, sum.1 + more.1))
 }
 
 /// Adds up `N passed`, and everything that is neither passed nor left out as failed.
@@ -209,6 +207,14 @@ mod tests {
             summary("Summary [ 0.1s] 2/9 tests run: 1 passed, 1 failed"),
             Some((1, 1))
         );
+    }
+
+    #[test]
+    fn what_a_failing_test_printed_is_not_counted_again() {
+        let text = "Summary [ 0.1s] 3 tests run: 2 passed, 1 failed, 6 skipped\n\
+                    test result: FAILED. 0 passed; 1 failed; 0 ignored; 0 measured; 8 filtered out";
+
+        assert_eq!(summary(text), Some((2, 1)));
     }
 
     #[test]

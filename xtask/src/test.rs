@@ -167,16 +167,15 @@ impl Session<'_, '_> {
 
     /// What the backend is called in the table, with its version where that is known.
     fn label(&mut self, backend: Backend) -> String {
-        match (backend, backend.needs()) {
-            (Backend::Postgres | Backend::Postgres18, [need, ..]) => {
-                let label = self.servers().label(*need).unwrap_or("-").to_owned();
-                format!("postgres {label}")
-            }
-            (Backend::Mongodb | Backend::Redis, [need, ..]) => {
-                let label = self.servers().label(*need).unwrap_or("-").to_owned();
-                format!("{} {label}", backend.name())
-            }
-            _ => backend.name().to_owned(),
+        let (name, need) = match (backend, backend.needs()) {
+            (Backend::Postgres | Backend::Postgres18, [need, ..]) => ("postgres", *need),
+            (Backend::Mongodb | Backend::Redis, [need, ..]) => (backend.name(), *need),
+            _ => return backend.name().to_owned(),
+        };
+
+        match self.servers().label(need) {
+            Some(label) => format!("{name} {label}"),
+            None => backend.name().to_owned(),
         }
     }
 
