@@ -251,7 +251,7 @@ mod tests {
         shell
             .args([
                 "-c",
-                "sh -c 'sleep 30 & touch \"$1\"; wait' _ \"$1\"; :",
+                "sh -c 'sleep 30 & : > \"$1\"; wait' _ \"$1\"; :",
                 "_",
             ])
             .arg(&mark);
