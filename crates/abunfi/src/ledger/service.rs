@@ -97,12 +97,18 @@ impl Service {
         default_asset: Asset,
         shards: usize,
     ) -> Self {
+        let commit: Arc<Commit> = Arc::new({
+            let (store, cache) = (Arc::clone(&store), cache.clone());
+            move |commands| post_and_invalidate(Arc::clone(&store), cache.clone(), commands).boxed()
+        });
+        let batcher = Batcher::start(shards, &commit);
         Self {
             store,
             history,
             cache,
             clock,
             default_asset,
+            batcher,
             running: Running::default(),
         }
     }
