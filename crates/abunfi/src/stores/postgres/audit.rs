@@ -3,9 +3,9 @@
 use async_trait::async_trait;
 use sqlx::PgConnection;
 use sqlx::postgres::PgRow;
-use uuid::Uuid;
 
-use super::columns::{Columns, at, limit};
+use super::columns::{Columns, at, column, limit};
+use super::lane::scoped;
 use super::{Postgres, user_exists};
 use crate::audit::{
     AmountsAfter, AuditRow, Draft, Entry, GENESIS, Head, HistoryCursor, Private, Store,
@@ -14,6 +14,7 @@ use crate::context::{Actor, ActorKind};
 use crate::error::StoreError;
 use crate::ids::UserId;
 use crate::ledger::Page;
+use crate::money::Amount;
 
 /// Appends a row to a chain whose head is in `chain_heads` (all but the accounts' chains), and keeps the
 /// chain locked until the caller's unit of work ends. Its time is not before that of the row it follows.
@@ -39,9 +40,9 @@ pub(super) async fn append(
         seq: head.integer("seq")?,
         hash: head.hash("hash")?,
     };
-    let sealed = [draft.seal(head)];
-    insert(connection, &sealed).await?;
-    let [(entry, _private)] = sealed;
+    let (entry, private) = draft.seal(head);
+    let private: Vec<_> = private.into_iter().map(|private| (0, private)).collect();
+    insert(connection, std::slice::from_ref(&entry), &private).await?;
     sqlx::query(
         "UPDATE chain_heads SET seq = $3, hash = $4, at = $5 WHERE user_id = $1 AND chain = $2",
     )
@@ -55,28 +56,32 @@ pub(super) async fn append(
     Ok(entry)
 }
 
-/// Writes sealed rows, and beside them the personal content that they commit to: at most two statements,
-/// however many rows. The caller holds the locks of their chains and moves the heads itself.
+/// Writes sealed rows, and the personal content that they commit to, each with the index of its row: at
+/// most two statements, however many rows. The caller holds the locks of their chains and moves the heads.
 pub(super) async fn insert(
     connection: &mut PgConnection,
-    sealed: &[(Entry, Vec<Private>)],
+    entries: &[Entry],
+    private: &[(usize, Private)],
 ) -> Result<(), sqlx::Error> {
-    if sealed.is_empty() {
-        return Ok(());
+    if !entries.is_empty() {
+        insert_entries(connection, entries).await?;
     }
-    insert_entries(connection, sealed).await?;
-    insert_private(connection, sealed).await
+    let private: Vec<(&Entry, &Private)> = private
+        .iter()
+        .filter_map(|(index, private)| entries.get(*index).map(|entry| (entry, private)))
+        .collect();
+    if !private.is_empty() {
+        insert_private(connection, &private).await?;
+    }
+    Ok(())
 }
 
 async fn insert_entries(
     connection: &mut PgConnection,
-    sealed: &[(Entry, Vec<Private>)],
+    entries: &[Entry],
 ) -> Result<(), sqlx::Error> {
-    /// One column of all rows, as an array parameter.
-    fn column<'e, T>(sealed: &'e [(Entry, Vec<Private>)], of: impl Fn(&'e Entry) -> T) -> Vec<T> {
-        sealed.iter().map(|(entry, _)| of(entry)).collect()
-    }
-    let after = |of: fn(&AmountsAfter) -> i64| column(sealed, |entry| entry.after.as_ref().map(of));
+    let after =
+        |of: fn(&AmountsAfter) -> i64| column(entries, |entry| entry.after.as_ref().map(of));
     sqlx::query(
         "INSERT INTO audit (
              user_id, chain, seq, transaction_id, action, previous_status, new_status, amount, shares,
@@ -89,28 +94,28 @@ async fn insert_entries(
              $14::text[], $15::text[], $16::uuid[], $17::text[], $18::timestamptz[],
              $19::bytea[], $20::bytea[], $21::bytea[], $22::bytea[])",
     )
-    .bind(column(sealed, |entry| entry.user_id.0))
-    .bind(column(sealed, |entry| entry.chain.as_str()))
-    .bind(column(sealed, |entry| entry.seq))
-    .bind(column(sealed, |entry| entry.transaction_id.map(|id| id.0)))
-    .bind(column(sealed, |entry| entry.action.as_str()))
-    .bind(column(sealed, |entry| entry.previous_status.as_deref()))
-    .bind(column(sealed, |entry| entry.new_status.as_deref()))
-    .bind(column(sealed, |entry| entry.amount.map(|amount| amount.micros())))
-    .bind(column(sealed, |entry| entry.shares.map(|shares| shares.micros())))
+    .bind(column(entries, |entry| entry.user_id.0))
+    .bind(column(entries, |entry| entry.chain.as_str()))
+    .bind(column(entries, |entry| entry.seq))
+    .bind(column(entries, |entry| entry.transaction_id.map(|id| id.0)))
+    .bind(column(entries, |entry| entry.action.as_str()))
+    .bind(column(entries, |entry| entry.previous_status.as_deref()))
+    .bind(column(entries, |entry| entry.new_status.as_deref()))
+    .bind(column(entries, |entry| entry.amount.map(Amount::micros)))
+    .bind(column(entries, |entry| entry.shares.map(Amount::micros)))
     .bind(after(|after| after.available.micros()))
     .bind(after(|after| after.locked.micros()))
     .bind(after(|after| after.shares.micros()))
     .bind(after(|after| after.locked_shares.micros()))
-    .bind(column(sealed, |entry| entry.actor.kind.as_str()))
-    .bind(column(sealed, |entry| entry.actor.id.as_str()))
-    .bind(column(sealed, |entry| entry.actor.session_id.map(|id| id.0)))
-    .bind(column(sealed, |entry| entry.request_id.as_str()))
-    .bind(column(sealed, |entry| at(entry.at)))
-    .bind(column(sealed, |entry| entry.reason_commitment.map(Vec::from)))
-    .bind(column(sealed, |entry| entry.data_commitment.map(Vec::from)))
-    .bind(column(sealed, |entry| entry.previous_hash.to_vec()))
-    .bind(column(sealed, |entry| entry.hash.to_vec()))
+    .bind(column(entries, |entry| entry.actor.kind.as_str()))
+    .bind(column(entries, |entry| entry.actor.id.as_str()))
+    .bind(column(entries, |entry| entry.actor.session_id.map(|id| id.0)))
+    .bind(column(entries, |entry| entry.request_id.as_str()))
+    .bind(column(entries, |entry| at(entry.at)))
+    .bind(column(entries, |entry| entry.reason_commitment.map(Vec::from)))
+    .bind(column(entries, |entry| entry.data_commitment.map(Vec::from)))
+    .bind(column(entries, |entry| entry.previous_hash.to_vec()))
+    .bind(column(entries, |entry| entry.hash.to_vec()))
     .execute(connection)
     .await?;
     Ok(())
@@ -118,25 +123,18 @@ async fn insert_entries(
 
 async fn insert_private(
     connection: &mut PgConnection,
-    sealed: &[(Entry, Vec<Private>)],
+    rows: &[(&Entry, &Private)],
 ) -> Result<(), sqlx::Error> {
-    let rows: Vec<(&Entry, &Private)> = sealed
-        .iter()
-        .flat_map(|(entry, private)| private.iter().map(move |private| (entry, private)))
-        .collect();
-    if rows.is_empty() {
-        return Ok(());
-    }
     sqlx::query(
         "INSERT INTO audit_private (user_id, chain, seq, field, salt, value)
          SELECT * FROM unnest($1::uuid[], $2::text[], $3::bigint[], $4::text[], $5::bytea[], $6::text[])",
     )
-    .bind(rows.iter().map(|(entry, _)| entry.user_id.0).collect::<Vec<Uuid>>())
-    .bind(rows.iter().map(|(entry, _)| entry.chain.as_str()).collect::<Vec<_>>())
-    .bind(rows.iter().map(|(entry, _)| entry.seq).collect::<Vec<_>>())
-    .bind(rows.iter().map(|(_, private)| private.field.as_str()).collect::<Vec<_>>())
-    .bind(rows.iter().map(|(_, private)| private.salt.to_vec()).collect::<Vec<_>>())
-    .bind(rows.iter().map(|(_, private)| private.value.as_str()).collect::<Vec<_>>())
+    .bind(column(rows, |(entry, _)| entry.user_id.0))
+    .bind(column(rows, |(entry, _)| entry.chain.as_str()))
+    .bind(column(rows, |(entry, _)| entry.seq))
+    .bind(column(rows, |(_, private)| private.field.as_str()))
+    .bind(column(rows, |(_, private)| private.salt.to_vec()))
+    .bind(column(rows, |(_, private)| private.value.as_str()))
     .execute(connection)
     .await?;
     Ok(())
@@ -207,7 +205,7 @@ impl Store for Postgres {
     ) -> Result<Option<Vec<AuditRow>>, StoreError> {
         let after = page.after.as_ref();
         self.requests
-            .read(async |connection| {
+            .read(|connection| scoped(async move {
                 let rows = sqlx::query(select_audit_rows!(
                     "WHERE entry.user_id = $1 AND ($2::text IS NULL OR entry.chain = $2)
                          AND ($3::timestamptz IS NULL OR (entry.at, entry.chain, entry.seq) < ($3, $4, $5))
@@ -225,7 +223,7 @@ impl Store for Postgres {
                     return Ok(None);
                 }
                 rows.iter().map(audit_row).collect::<Result<_, _>>().map(Some)
-            })
+            }))
             .await
     }
 
@@ -237,20 +235,22 @@ impl Store for Postgres {
         rows: u32,
     ) -> Result<Vec<AuditRow>, StoreError> {
         self.requests
-            .read(async |connection| {
-                sqlx::query(select_audit_rows!(
-                    "WHERE entry.user_id = $1 AND entry.chain = $2 AND entry.seq > $3
+            .read(|connection| {
+                scoped(async move {
+                    sqlx::query(select_audit_rows!(
+                        "WHERE entry.user_id = $1 AND entry.chain = $2 AND entry.seq > $3
                      ORDER BY entry.seq LIMIT $4"
-                ))
-                .bind(user_id.0)
-                .bind(chain)
-                .bind(after_seq)
-                .bind(limit(rows))
-                .fetch_all(connection)
-                .await?
-                .iter()
-                .map(audit_row)
-                .collect()
+                    ))
+                    .bind(user_id.0)
+                    .bind(chain)
+                    .bind(after_seq)
+                    .bind(limit(rows))
+                    .fetch_all(connection)
+                    .await?
+                    .iter()
+                    .map(audit_row)
+                    .collect()
+                })
             })
             .await
     }

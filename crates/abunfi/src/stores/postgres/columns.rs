@@ -141,3 +141,8 @@ pub(super) fn at(timestamp: Timestamp) -> OffsetDateTime {
 pub(super) fn limit(rows: u32) -> i64 {
     i64::from(rows)
 }
+
+/// One column of many rows, as an array parameter.
+pub(super) fn column<'r, R, T>(rows: &'r [R], of: impl Fn(&'r R) -> T) -> Vec<T> {
+    rows.iter().map(of).collect()
+}

@@ -25,9 +25,11 @@
 //! `max_prepared_statements`) needs nothing.
 
 use std::fmt;
+use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use sqlx::postgres::PgTransactionManager;
 use sqlx::{AssertSqlSafe, PgConnection, SqlSafeStr, SqlStr};
 use sqlx_core::transaction::TransactionManager;
@@ -96,10 +98,10 @@ impl Lane {
     /// # Errors
     /// What the body refuses with; [`StoreError::OutcomeUnknown`] when the commit's answer was lost; any
     /// other store error: certainly not done.
-    pub(super) async fn write<T, E, F>(&self, body: F) -> Result<T, E>
+    pub(super) async fn write<'env, T, E, F>(&self, body: F) -> Result<T, E>
     where
         E: From<StoreError>,
-        F: AsyncFn(&mut PgConnection) -> Result<T, Abort<E>>,
+        F: Body<'env, Result<T, Abort<E>>>,
     {
         let deadline = Instant::now() + self.deadline;
         let mut attempt = 1;
@@ -123,9 +125,9 @@ impl Lane {
     ///
     /// # Errors
     /// What the driver said, classified.
-    pub(super) async fn read<T, F>(&self, body: F) -> Result<T, StoreError>
+    pub(super) async fn read<'env, T, F>(&self, body: F) -> Result<T, StoreError>
     where
-        F: AsyncFn(&mut PgConnection) -> Result<T, sqlx::Error>,
+        F: Body<'env, Result<T, sqlx::Error>>,
     {
         guard::outside(StoreKind::Relational)?;
         self.breaker.admit()?;
@@ -195,9 +197,9 @@ impl Lane {
         }
     }
 
-    async fn attempt<T, E, F>(&self, body: &F, deadline: Instant) -> Result<T, End<E>>
+    async fn attempt<'env, T, E, F>(&self, body: &F, deadline: Instant) -> Result<T, End<E>>
     where
-        F: AsyncFn(&mut PgConnection) -> Result<T, Abort<E>>,
+        F: Body<'env, Result<T, Abort<E>>>,
     {
         let mut open = self.begin_until(deadline).await?;
         match open.run(body).await {
@@ -215,15 +217,19 @@ impl Lane {
         }
     }
 
-    async fn read_on<T, F>(&self, connection: &mut PgConnection, body: &F) -> Result<T, sqlx::Error>
+    async fn read_on<'env, T, F>(
+        &self,
+        connection: &mut PgConnection,
+        body: &F,
+    ) -> Result<T, sqlx::Error>
     where
-        F: AsyncFn(&mut PgConnection) -> Result<T, sqlx::Error>,
+        F: Body<'env, Result<T, sqlx::Error>>,
     {
         let Some(begin) = &self.begin_read else {
-            return body(connection).await;
+            return body(connection).future.await;
         };
         PgTransactionManager::begin(connection, Some(begin.clone())).await?;
-        let value = body(connection).await?;
+        let value = body(connection).future.await?;
         PgTransactionManager::commit(connection).await?;
         Ok(value)
     }
@@ -252,6 +258,33 @@ impl fmt::Debug for Lane {
     }
 }
 
+/// What runs on a connection, and may borrow from its caller (`'env`): a closure that gives a [`scoped`]
+/// future. (An `async` closure would do, if the compiler could prove that its future is `Send`.)
+pub(super) trait Body<'env, R>:
+    for<'c> Fn(&'c mut PgConnection) -> Scoped<'env, 'c, R> + Send + Sync
+{
+}
+impl<'env, R, F> Body<'env, R> for F where
+    F: for<'c> Fn(&'c mut PgConnection) -> Scoped<'env, 'c, R> + Send + Sync
+{
+}
+
+/// A future that uses a connection for `'c` and what its maker borrowed for the longer `'env`. Naming both
+/// here tells the compiler which is longer.
+pub(super) struct Scoped<'env, 'c, R> {
+    future: BoxFuture<'c, R>,
+    outlives: PhantomData<&'c &'env ()>,
+}
+
+pub(super) fn scoped<'env, 'c, R>(
+    future: impl Future<Output = R> + Send + 'c,
+) -> Scoped<'env, 'c, R> {
+    Scoped {
+        future: Box::pin(future),
+        outlives: PhantomData,
+    }
+}
+
 /// How an attempt ended without its commit.
 enum End<E> {
     Failed(StoreError),
@@ -277,11 +310,11 @@ impl Open {
         &mut self.lease
     }
 
-    async fn run<T, E, F>(&mut self, body: &F) -> Result<T, End<E>>
+    async fn run<'env, T, E, F>(&mut self, body: &F) -> Result<T, End<E>>
     where
-        F: AsyncFn(&mut PgConnection) -> Result<T, Abort<E>>,
+        F: Body<'env, Result<T, Abort<E>>>,
     {
-        let ran = timeout_at(self.deadline, guard::inside(body(&mut self.lease))).await;
+        let ran = timeout_at(self.deadline, guard::inside(body(&mut self.lease).future)).await;
         let end = match ran {
             Ok(Ok(value)) => return Ok(value),
             Ok(Err(Abort::Refused(error))) => return Err(End::Refused(error)),

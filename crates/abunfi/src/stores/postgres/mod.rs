@@ -24,6 +24,7 @@ mod audit;
 mod columns;
 mod error;
 mod lane;
+mod ledger;
 mod open;
 mod outbox;
 mod pool;

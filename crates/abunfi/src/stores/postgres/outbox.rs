@@ -8,8 +8,9 @@ use sqlx::{PgConnection, Row};
 use uuid::Uuid;
 
 use super::Postgres;
-use super::columns::{Columns, at, limit};
+use super::columns::{Columns, at, column, limit};
 use super::error::undecodable;
+use super::lane::scoped;
 use crate::clock::Timestamp;
 use crate::error::StoreError;
 use crate::ids;
@@ -47,30 +48,32 @@ impl Store for Postgres {
     ) -> Result<Vec<Claimed>, StoreError> {
         let lease = Uuid::new_v4();
         self.background
-            .write(async |connection| {
-                // SKIP LOCKED is safe here: invalidations may be done in any order, and twice.
-                let claimed = sqlx::query(
-                    "UPDATE outbox SET lease = $1, leased_until = $2, attempts = attempts + 1
+            .write(|connection| {
+                scoped(async move {
+                    // SKIP LOCKED is safe here: invalidations may be done in any order, and twice.
+                    let claimed = sqlx::query(
+                        "UPDATE outbox SET lease = $1, leased_until = $2, attempts = attempts + 1
                      WHERE id IN (
                          SELECT id FROM outbox
                          WHERE created_at <= $3 AND (leased_until IS NULL OR leased_until <= $4)
                          ORDER BY created_at, id LIMIT $5 FOR UPDATE SKIP LOCKED)
                      RETURNING id, effect, attempts",
-                )
-                .bind(lease)
-                .bind(at(now.plus(lease_for)))
-                .bind(at(now.minus(min_age)))
-                .bind(at(now))
-                .bind(limit(rows))
-                .fetch_all(connection)
-                .await?;
-                let mut claimed = claimed
-                    .iter()
-                    .map(|row| claimed_row(row, lease))
-                    .collect::<Result<Vec<_>, _>>()?;
-                // UUIDv7, so oldest first.
-                claimed.sort_unstable_by_key(|claimed| claimed.id);
-                Ok(claimed)
+                    )
+                    .bind(lease)
+                    .bind(at(now.plus(lease_for)))
+                    .bind(at(now.minus(min_age)))
+                    .bind(at(now))
+                    .bind(limit(rows))
+                    .fetch_all(connection)
+                    .await?;
+                    let mut claimed = claimed
+                        .iter()
+                        .map(|row| claimed_row(row, lease))
+                        .collect::<Result<Vec<_>, _>>()?;
+                    // UUIDv7, so oldest first.
+                    claimed.sort_unstable_by_key(|claimed| claimed.id);
+                    Ok(claimed)
+                })
             })
             .await
     }
@@ -79,36 +82,38 @@ impl Store for Postgres {
         if done.is_empty() {
             return Ok(());
         }
-        let (ids, leases): (Vec<Uuid>, Vec<Uuid>) = done
-            .iter()
-            .map(|claimed| (claimed.id, claimed.lease))
-            .unzip();
+        let ids = &column(done, |claimed| claimed.id);
+        let leases = &column(done, |claimed| claimed.lease);
         self.background
-            .write(async |connection| {
-                sqlx::query(
+            .write(|connection| {
+                scoped(async move {
+                    sqlx::query(
                     "DELETE FROM outbox USING unnest($1::uuid[], $2::uuid[]) AS done (id, lease)
                      WHERE outbox.id = done.id AND outbox.lease = done.lease",
                 )
-                .bind(&ids)
-                .bind(&leases)
+                .bind(ids)
+                .bind(leases)
                 .execute(connection)
                 .await?;
-                Ok(())
+                    Ok(())
+                })
             })
             .await
     }
 
     async fn backlog(&self) -> Result<Backlog, StoreError> {
         self.background
-            .read(async |connection| {
-                let row = sqlx::query(
-                    "SELECT count(*) AS pending, min(created_at) AS oldest FROM outbox",
-                )
-                .fetch_one(connection)
-                .await?;
-                Ok(Backlog {
-                    pending: row.integer("pending")?,
-                    oldest: row.optional_timestamp("oldest")?,
+            .read(|connection| {
+                scoped(async move {
+                    let row = sqlx::query(
+                        "SELECT count(*) AS pending, min(created_at) AS oldest FROM outbox",
+                    )
+                    .fetch_one(connection)
+                    .await?;
+                    Ok(Backlog {
+                        pending: row.integer("pending")?,
+                        oldest: row.optional_timestamp("oldest")?,
+                    })
                 })
             })
             .await
