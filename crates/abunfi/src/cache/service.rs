@@ -110,9 +110,9 @@ impl Cache {
         ttl: Duration,
         stale_on: fn(&E) -> bool,
         fetch: F,
-    ) -> Result<Cached<T>, E>
+    ) -> Result<Cached<Arc<T>>, E>
     where
-        T: Serialize + DeserializeOwned + Clone + Send + Sync + 'static,
+        T: Serialize + DeserializeOwned + Send + Sync + 'static,
         E: Send,
         F: Future<Output = Result<T, E>> + Send,
     {
@@ -120,7 +120,11 @@ impl Cache {
     }
 
     /// The last known copy, fresh or not, without fetching: what answers while the authority is away.
-    pub async fn last_known<T: DeserializeOwned>(&self, key: &str) -> Option<Cached<T>> {
+    /// `tags` are those that it was cached with.
+    pub async fn last_known<T>(&self, key: &str, tags: &[String]) -> Option<Cached<Arc<T>>>
+    where
+        T: DeserializeOwned + Send + Sync + 'static,
+    {
         todo!()
     }
 
