@@ -536,8 +536,8 @@ impl Service {
         if self.stores.relational {
             return None;
         }
-        let known = self.cache.last_known::<Remembered>(&cache_key(key)).await?;
-        Some(known.value)
+        let known = self.cache.last_known::<Remembered>(&cache_key(key), &[]).await?;
+        Some(Arc::unwrap_or_clone(known.value))
     }
 }
 
