@@ -536,7 +536,10 @@ impl Service {
         if self.stores.relational {
             return None;
         }
-        let known = self.cache.last_known::<Remembered>(&cache_key(key), &[]).await?;
+        let known = self
+            .cache
+            .last_known::<Remembered>(&cache_key(key), &[])
+            .await?;
         Some(Arc::unwrap_or_clone(known.value))
     }
 }
