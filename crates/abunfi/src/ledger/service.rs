@@ -13,14 +13,15 @@ use super::{
     TransactionFilter, TrialBalance,
 };
 use crate::audit::{self, AuditRow};
-use crate::cache::Cache;
+use crate::cache::{Cache, user_tag};
 use crate::clock::{SharedClock, Timestamp};
 use crate::context::Context;
 use crate::documents::Expected;
+use crate::documents::canonical::canonical_json;
+use crate::documents::parse::parse_json;
 use crate::error::StoreError;
 use crate::ids::{TransactionId, UserId, random_bytes};
 use crate::money::Amount;
-use crate::stores::user_tag;
 use crate::validation::{FaultCode, Faults};
 
 /// Items of one batch, so that its rows stay locked for a moment only.
@@ -411,7 +412,7 @@ impl Service {
             confirmations: request.confirmations,
             exchange_rate: request.exchange_rate,
             amount_vnd: request.amount_vnd,
-            metadata: request.metadata,
+            metadata: canonical_order(&request.metadata),
             error_message: None,
             created_at: now,
             confirmed_at: None,
@@ -592,6 +593,15 @@ fn checked(
 ) -> Result<(UserId, PostRequest), Faults> {
     request.check(now, &format!("/transactions/{index}"))?;
     Ok((user_id, request))
+}
+
+/// The same value with its keys in canonical order, so that an answer that is rebuilt from what is stored
+/// has the same bytes.
+fn canonical_order(metadata: &serde_json::Value) -> serde_json::Value {
+    parse_json(canonical_json(metadata).as_bytes(), usize::MAX)
+        .ok()
+        .and_then(|parsed| parsed.into_value().ok())
+        .unwrap_or_else(|| metadata.clone())
 }
 
 fn item_result(outcome: Result<Outcome, Error>) -> ItemResult {
