@@ -148,9 +148,25 @@ pub(super) fn small<T: TryFrom<i64>>(column: &str, value: i64) -> Result<T, sqlx
 
 /// Ids as one parameter, a JSON array of hexadecimal texts: `… IN (SELECT unhex(value) FROM json_each(?))`.
 pub(super) fn id_list(ids: impl IntoIterator<Item = Uuid>) -> String {
-    let ids: Vec<String> = ids
-        .into_iter()
-        .map(|id| id.simple().to_string())
-        .collect();
+    let ids: Vec<String> = ids.into_iter().map(|id| id.simple().to_string()).collect();
     Value::from(ids).to_string()
+}
+
+/// Many rows as one parameter, a JSON array of arrays: `… SELECT value ->> 0, … FROM json_each(?)`, so that
+/// a batch costs one statement for each table, and one that stays prepared. Bytes go as [`hex`].
+pub(super) fn row_list<T>(
+    rows: impl IntoIterator<Item = T>,
+    row: impl FnMut(T) -> Value,
+) -> String {
+    Value::Array(rows.into_iter().map(row).collect()).to_string()
+}
+
+/// Bytes inside a [`row_list`]; `unhex` takes them back.
+pub(super) fn hex(bytes: impl AsRef<[u8]>) -> String {
+    ::hex::encode(bytes)
+}
+
+/// The place before the first row of a list in descending order by time and id, or after the cursor's row.
+pub(super) fn descending_from(after: Option<(Timestamp, Uuid)>) -> (i64, Uuid) {
+    after.map_or((i64::MAX, Uuid::max()), |(at, id)| (at.micros(), id))
 }

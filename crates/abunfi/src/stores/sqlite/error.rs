@@ -62,14 +62,31 @@ refusals!(
     StoreError
 );
 
+/// A user is made together with its documents.
+impl From<Abort<documents::Error>> for Abort<users::Error> {
+    fn from(abort: Abort<documents::Error>) -> Self {
+        match abort {
+            Abort::Driver(error) => Self::Driver(error),
+            Abort::Refused(error) => Self::Refused(error.into()),
+        }
+    }
+}
+
 /// What an error of the driver means, as long as no commit was sent: then all of them say "not done".
 pub(super) fn classify(store: StoreKind, error: &sqlx::Error) -> StoreError {
     match error {
         sqlx::Error::Database(_) => match primary_code(error) {
             Some(code::BUSY | code::LOCKED) => StoreError::Conflict { store },
             Some(
-                code::PERM | code::NOMEM | code::READONLY | code::INTERRUPT | code::IOERR
-                | code::CORRUPT | code::FULL | code::CANTOPEN | code::NOTADB,
+                code::PERM
+                | code::NOMEM
+                | code::READONLY
+                | code::INTERRUPT
+                | code::IOERR
+                | code::CORRUPT
+                | code::FULL
+                | code::CANTOPEN
+                | code::NOTADB,
             ) => StoreError::unavailable(store, error),
             _ => StoreError::unexpected(store, error),
         },

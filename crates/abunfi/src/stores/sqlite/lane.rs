@@ -18,6 +18,7 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use sqlx::sqlite::{SqlitePool, SqlitePoolOptions};
@@ -38,6 +39,7 @@ pub(super) struct Lane {
     path: Arc<PathBuf>,
     writer: SqlitePool,
     readers: SqlitePool,
+    waiting: Arc<AtomicUsize>,
     breaker: Arc<Breaker>,
     acquire_timeout: Duration,
     deadline: Duration,
@@ -50,11 +52,20 @@ pub(super) struct Open {
     deadline: Instant,
 }
 
+/// How a part of a unit ended without success.
+pub(super) enum End<E> {
+    Failed(StoreError),
+    Refused(E),
+}
+
 /// What `stats` shows of the connections.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Figures {
     pub(super) size: u32,
     pub(super) idle: usize,
+    /// Units of work and reads that wait for a connection.
+    pub(super) waiting: usize,
+    pub(super) max: u32,
 }
 
 impl Lane {
@@ -75,6 +86,7 @@ impl Lane {
             path: Arc::new(path.to_owned()),
             writer: pool(1).connect_lazy_with(open::writer_options(path)),
             readers: pool(config.max_readers).connect_lazy_with(open::reader_options(path)),
+            waiting: Arc::new(AtomicUsize::new(0)),
             breaker: Arc::new(Breaker::new(store)),
             acquire_timeout,
             deadline: Duration::from_millis(config.deadline_ms),
@@ -92,9 +104,14 @@ impl Lane {
         F: AsyncFnOnce(&mut SqliteConnection) -> Result<T, Abort<E>>,
     {
         let mut open = self.begin().await?;
-        let value = open.run(body).await?;
-        open.commit().await?;
-        Ok(value)
+        match open.run(body).await {
+            Ok(value) => {
+                open.commit().await?;
+                Ok(value)
+            }
+            Err(End::Refused(error)) => Err(error),
+            Err(End::Failed(error)) => Err(error.into()),
+        }
     }
 
     /// Runs `body`, which is one statement that only reads.
@@ -106,7 +123,7 @@ impl Lane {
         F: AsyncFnOnce(&mut SqliteConnection) -> Result<T, sqlx::Error>,
     {
         self.reading(async {
-            let mut reader = self.readers.acquire().await?;
+            let mut reader = self.waiting(self.readers.acquire()).await?;
             body(&mut reader).await
         })
         .await
@@ -121,7 +138,7 @@ impl Lane {
         F: AsyncFnOnce(&mut SqliteConnection) -> Result<T, sqlx::Error>,
     {
         self.reading(async {
-            let mut reader = self.readers.begin().await?;
+            let mut reader = self.waiting(self.readers.begin()).await?;
             let value = body(&mut reader).await?;
             reader.rollback().await?;
             Ok(value)
@@ -164,6 +181,11 @@ impl Lane {
                 .writer
                 .num_idle()
                 .saturating_add(self.readers.num_idle()),
+            waiting: self.waiting.load(Ordering::Relaxed),
+            max: [&self.writer, &self.readers]
+                .map(|pool| pool.options().get_max_connections())
+                .into_iter()
+                .sum(),
         }
     }
 
@@ -185,10 +207,7 @@ impl Lane {
             // A reader meets a lock only while the file is recovered after a crash.
             Ok(Err(error)) if is_busy(&error) => Err(overloaded(self.store, &error)),
             Ok(Err(error)) => Err(classify(self.store, &error)),
-            Err(_elapsed) => Err(StoreError::unavailable(
-                self.store,
-                "a read took too long",
-            )),
+            Err(_elapsed) => Err(StoreError::unavailable(self.store, "a read took too long")),
         };
         self.breaker.record(&result);
         result
@@ -197,7 +216,8 @@ impl Lane {
     async fn begin_immediate(&self) -> Result<Transaction<'static, Sqlite>, StoreError> {
         let deadline = Instant::now() + self.acquire_timeout;
         loop {
-            let error = match self.writer.begin_with("BEGIN IMMEDIATE").await {
+            let begun = self.waiting(self.writer.begin_with("BEGIN IMMEDIATE"));
+            let error = match begun.await {
                 Ok(transaction) => return Ok(transaction),
                 Err(error) => error,
             };
@@ -212,6 +232,19 @@ impl Lane {
                 error => return Err(classify(self.store, &error)),
             }
         }
+    }
+
+    /// Counts who waits, also when it gives up.
+    async fn waiting<T>(&self, wait: impl Future<Output = T>) -> T {
+        struct Waiting<'a>(&'a AtomicUsize);
+        impl Drop for Waiting<'_> {
+            fn drop(&mut self) {
+                self.0.fetch_sub(1, Ordering::Relaxed);
+            }
+        }
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        let _waiting = Waiting(&self.waiting);
+        wait.await
     }
 
     async fn drop_writer(&self) {
@@ -231,23 +264,22 @@ impl Open {
     }
 
     /// Runs a part of the unit within what is left of its time, and marked as inside it.
-    pub(super) async fn run<T, E, F>(&mut self, body: F) -> Result<T, E>
+    pub(super) async fn run<T, E, F>(&mut self, body: F) -> Result<T, End<E>>
     where
-        E: From<StoreError>,
         F: AsyncFnOnce(&mut SqliteConnection) -> Result<T, Abort<E>>,
     {
         let store = self.lane.store;
         let running = guard::inside(body(&mut self.transaction));
         let failed = match timeout_at(self.deadline, running).await {
             Ok(Ok(value)) => return Ok(value),
-            Ok(Err(Abort::Refused(refusal))) => return Err(refusal),
+            Ok(Err(Abort::Refused(refusal))) => return Err(End::Refused(refusal)),
             Ok(Err(Abort::Driver(error))) => classify(store, &error),
             Err(_elapsed) => {
                 StoreError::unavailable(store, "the deadline passed before the commit was sent")
             }
         };
         self.lane.breaker.record::<()>(&Err(failed.clone()));
-        Err(failed.into())
+        Err(End::Failed(failed))
     }
 
     /// Commits, in a task of its own: it runs to its end even when the caller goes away.

@@ -37,7 +37,6 @@ mod transaction;
 mod users;
 
 use lane::Lane;
-pub use probe::DocumentsProbe;
 
 /// SQLite files as the relational store. Cheap to clone; all clones share the connections.
 #[derive(Clone, Debug)]
@@ -117,4 +116,14 @@ impl Sqlite {
             )
         })
     }
+}
+
+async fn user_exists(
+    connection: &mut sqlx::SqliteConnection,
+    id: crate::ids::UserId,
+) -> Result<bool, sqlx::Error> {
+    sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM users WHERE user_id = ?1)")
+        .bind(id.0)
+        .fetch_one(connection)
+        .await
 }

@@ -5,9 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use sqlx::migrate::{MigrateError, Migrator};
-use sqlx::sqlite::{
-    SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteSynchronous,
-};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteSynchronous};
 use sqlx::{ConnectOptions, Connection};
 use tokio::time::Instant;
 
@@ -53,7 +51,9 @@ pub(super) fn path_of(url_or_path: &str) -> Result<PathBuf, OpenError> {
         return refused("a database in memory is not supported; give the path of a file");
     }
     if is_url && path.contains(['?', '#']) {
-        return refused("takes no parameters after the path; see the sqlite section of the configuration");
+        return refused(
+            "takes no parameters after the path; see the sqlite section of the configuration",
+        );
     }
     Ok(PathBuf::from(path))
 }
@@ -101,7 +101,10 @@ pub(super) fn reader_options(path: &Path) -> SqliteConnectOptions {
 
 /// Makes the relational file (and its directory) if need be, and brings its schema up to date; gives the
 /// schema's version before and after.
-pub(super) async fn prepare_relational(path: &Path, migrate: bool) -> Result<(i64, i64), OpenError> {
+pub(super) async fn prepare_relational(
+    path: &Path,
+    migrate: bool,
+) -> Result<(i64, i64), OpenError> {
     prepare(StoreKind::Relational, path, &RELATIONAL, migrate).await
 }
 
@@ -137,7 +140,10 @@ async fn prepare(
 /// Only the owner may read what is in it; SQLite gives the files beside it (`-wal`, `-shm`) the same mode.
 /// A file that is there keeps the mode that its owner gave it.
 fn create_file(path: &Path) -> io::Result<()> {
-    if let Some(directory) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+    if let Some(directory) = path
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty())
+    {
         std::fs::create_dir_all(directory)?;
     }
     let mut options = std::fs::OpenOptions::new();
@@ -256,7 +262,10 @@ mod tests {
     #[test]
     fn documents_have_a_file_of_their_own_beside_the_money() {
         let documents = |main| documents_path(Path::new(main));
-        assert_eq!(documents("/d/abunfi.db"), Path::new("/d/abunfi-documents.db"));
+        assert_eq!(
+            documents("/d/abunfi.db"),
+            Path::new("/d/abunfi-documents.db")
+        );
         assert_eq!(documents("abunfi"), Path::new("abunfi-documents"));
     }
 }

@@ -264,6 +264,7 @@ CREATE TABLE document_heads (
 ) STRICT;
 -- next_at is null exactly when nothing is to be done.
 CREATE INDEX document_heads_due_idx ON document_heads (next_at) WHERE next_at IS NOT NULL;
+CREATE INDEX document_heads_foreign_idx ON document_heads (user_id) WHERE foreign_content = 1;
 CREATE INDEX document_heads_images_idx ON document_heads (applied_at) WHERE image IS NOT NULL AND applied_at IS NOT NULL;
 
 -- Raised by hand after a restore, so that new versions are newer than all that the document store has seen.
@@ -275,13 +276,13 @@ CREATE TABLE document_epoch (
 ) STRICT;
 INSERT INTO document_epoch DEFAULT VALUES;
 
--- Content, when this database is the document store. canonical is what is hashed and served; SQLite's JSON
--- functions query it as it is.
+-- Content, when this database is the document store. canonical is what is hashed and served, null in a
+-- tombstone; SQLite's JSON functions query it as it is.
 CREATE TABLE documents (
     user_id   BLOB    NOT NULL,
     kind      TEXT    NOT NULL,
     version   INTEGER NOT NULL,
-    canonical TEXT    NOT NULL,
+    canonical TEXT,
     CONSTRAINT documents_pkey PRIMARY KEY (user_id, kind),
     CONSTRAINT documents_head_fkey FOREIGN KEY (user_id, kind) REFERENCES document_heads (user_id, kind)
 ) STRICT;
