@@ -146,11 +146,6 @@ pub(super) fn small<T: TryFrom<i64>>(column: &str, value: i64) -> Result<T, sqlx
     T::try_from(value).map_err(|_range| undecodable(column, "out of range"))
 }
 
-/// Ids as one parameter, a JSON array of hexadecimal texts: `… IN (SELECT unhex(value) FROM json_each(?))`.
-pub(super) fn id_list(ids: impl IntoIterator<Item = Uuid>) -> String {
-    let ids: Vec<String> = ids.into_iter().map(|id| id.simple().to_string()).collect();
-    Value::from(ids).to_string()
-}
 
 /// Many rows as one parameter, a JSON array of arrays: `… SELECT value ->> 0, … FROM json_each(?)`, so that
 /// a batch costs one statement for each table, and one that stays prepared. Bytes go as [`hex`].

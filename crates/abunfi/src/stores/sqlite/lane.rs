@@ -166,10 +166,6 @@ impl Lane {
         self.store
     }
 
-    pub(super) fn path(&self) -> &Path {
-        &self.path
-    }
-
     pub(super) fn breaker(&self) -> &Arc<Breaker> {
         &self.breaker
     }
