@@ -78,6 +78,12 @@ impl DatabaseService {
         todo!()
     }
 
+    /// Brings the relational schema up to date without opening the platform; gives its version before and
+    /// after. Safe beside running instances.
+    pub async fn migrate(config: &Config) -> Result<(i64, i64), OpenError> {
+        todo!()
+    }
+
     #[must_use]
     pub fn config(&self) -> &Config {
         &self.inner.config
@@ -163,12 +169,12 @@ impl DatabaseService {
         E: Send,
         F: Future<Output = Result<T, E>> + Send,
     {
-        Ok(self
+        let cached = self
             .inner
             .cache
             .get_or_fetch(key, &[], ttl, |_error| false, fetch)
-            .await?
-            .value)
+            .await?;
+        Ok(Arc::unwrap_or_clone(cached.value))
     }
 
     /// Runs `body` in one relational transaction: see [`transaction`].

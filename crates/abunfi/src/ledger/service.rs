@@ -4,8 +4,10 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use futures::FutureExt;
 use tokio::sync::watch;
 
+use super::batcher::{Batcher, Commit, Committed};
 use super::request::{PostRequest, SendOut, SettleRequest};
 use super::{
     Action, Asset, AssetInfo, AtomicBatch, Balance, BatchClaim, BatchKey, Command, Error,
@@ -79,10 +81,13 @@ pub struct Service {
     cache: Cache,
     clock: SharedClock,
     default_asset: Asset,
+    batcher: Batcher,
     running: Running,
 }
 
 impl Service {
+    /// `shards`: how many batches may be in flight at once; 1 for a store with one writer. Starts them on
+    /// the current runtime.
     #[must_use]
     pub fn new(
         store: Arc<dyn Store>,
@@ -90,13 +95,20 @@ impl Service {
         cache: Cache,
         clock: SharedClock,
         default_asset: Asset,
+        shards: usize,
     ) -> Self {
+        let commit: Arc<Commit> = Arc::new({
+            let (store, cache) = (Arc::clone(&store), cache.clone());
+            move |commands| post_and_invalidate(Arc::clone(&store), cache.clone(), commands).boxed()
+        });
+        let batcher = Batcher::start(shards, &commit);
         Self {
             store,
             history,
             cache,
             clock,
             default_asset,
+            batcher,
             running: Running::default(),
         }
     }
@@ -131,6 +143,24 @@ impl Service {
             key,
         );
         self.execute(command).await
+    }
+
+    /// The command of a posting, checked, for
+    /// [`update_user_balance`](crate::transaction::Transaction::update_user_balance) inside a transaction.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`].
+    pub fn prepare(
+        &self,
+        ctx: &Context,
+        user_id: UserId,
+        request: PostRequest,
+    ) -> Result<Command, Error> {
+        let now = self.clock.now();
+        request.check(now, "").map_err(Error::Invalid)?;
+        let transaction = self.transaction_of(user_id, request, now);
+        let action = Action::Post(Box::new(transaction));
+        Ok(self.command(ctx, user_id, action, String::new(), None))
     }
 
     /// Confirms, fails or cancels a pending transaction; durable on return. `only_unsubmitted`: refuse when
@@ -360,12 +390,11 @@ impl Service {
         &self,
         commands: Vec<Command>,
     ) -> Result<Vec<Result<Outcome, Error>>, StoreError> {
-        let (store, cache) = (Arc::clone(&self.store), self.cache.clone());
-        uncancelled(async move {
-            let posted = store.post(&commands).await;
-            cache.invalidate(&[], &tags_of(&commands)).await;
-            posted
-        })
+        uncancelled(post_and_invalidate(
+            Arc::clone(&self.store),
+            self.cache.clone(),
+            commands,
+        ))
         .await?
     }
 
@@ -566,10 +595,11 @@ impl Service {
     }
 }
 
-/// The cache tag of everything that shows an asset's price.
+/// The cache tag of everything that shows an asset's price. One for all assets: the tags of a profile must
+/// be known before it is read, and which assets its user holds is known only afterwards.
 #[must_use]
-pub fn asset_tag(asset: &Asset) -> String {
-    format!("asset:{asset}")
+pub fn asset_tag(_asset: &Asset) -> String {
+    "assets".to_owned()
 }
 
 fn check_size(items: usize) -> Result<(), Faults> {
@@ -627,6 +657,16 @@ fn running_name(user_id: UserId, idempotency: &Idempotency) -> String {
         idempotency.scope,
         idempotency.key
     )
+}
+
+async fn post_and_invalidate(
+    store: Arc<dyn Store>,
+    cache: Cache,
+    commands: Vec<Command>,
+) -> Committed {
+    let posted = store.post(&commands).await;
+    cache.invalidate(&[], &tags_of(&commands)).await;
+    posted
 }
 
 /// Runs a write to its end whatever becomes of the caller: money is never left half-way.
