@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Asset, TransactionStatus};
+use super::{Asset, TransactionStatus, words};
 use crate::error::StoreError;
 use crate::money::Amount;
 use crate::validation::Faults;
@@ -31,34 +31,33 @@ pub enum Refusal {
     ClientReferenceTaken,
     #[error("the transaction hash is in use by another transaction of the user and type")]
     TxHashTaken,
+    /// `pending → submitted? → confirmed | failed | cancelled`; a session or an expiry may not cancel
+    /// what was submitted.
     #[error("a transaction that is {from} cannot become {to}")]
-    InvalidTransition {
-        from: TransactionStatus,
-        to: Transition,
-    },
-    /// A session may not cancel what is on its way; nor does an expiry.
-    #[error("the withdrawal was submitted")]
-    AlreadySubmitted,
+    InvalidTransition { from: Stage, to: Stage },
 }
 
-/// Where somebody wanted a transaction to go.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Transition {
-    Submitted,
-    Confirmed,
-    Failed,
-    Cancelled,
+words! {
+    /// Where a transaction stands: its status, and whether a pending withdrawal was submitted.
+    Stage {
+        Pending = "pending",
+        Submitted = "submitted",
+        Confirmed = "confirmed",
+        Failed = "failed",
+        Cancelled = "cancelled",
+    }
 }
 
-impl std::fmt::Display for Transition {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Submitted => "submitted",
-            Self::Confirmed => "confirmed",
-            Self::Failed => "failed",
-            Self::Cancelled => "cancelled",
-        })
+impl Stage {
+    #[must_use]
+    pub const fn of(status: TransactionStatus, submitted: bool) -> Self {
+        match status {
+            TransactionStatus::Pending if submitted => Self::Submitted,
+            TransactionStatus::Pending => Self::Pending,
+            TransactionStatus::Confirmed => Self::Confirmed,
+            TransactionStatus::Failed => Self::Failed,
+            TransactionStatus::Cancelled => Self::Cancelled,
+        }
     }
 }
 
@@ -78,7 +77,13 @@ pub enum Error {
     IdempotencyInProgress,
     /// The item of an atomic batch that failed first; nothing of the batch was done.
     #[error("item {index} of the batch failed: {refusal}")]
-    BatchFailed { index: usize, refusal: Refusal },
+    BatchFailed {
+        index: usize,
+        refusal: Refusal,
+        /// The request that was answered first.
+        request_id: String,
+        replayed: bool,
+    },
     /// `If-Match` or `If-None-Match` did not hold; the version that is there.
     #[error("the version is {current:?}")]
     VersionMismatch { current: Option<i64> },

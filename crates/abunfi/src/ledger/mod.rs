@@ -1,7 +1,7 @@
 //! The money: balances, transactions, entries.
 //!
 //! Read in this order: the types here, [`posting`] (the rules, pure), [`Store`] (what one atomic unit
-//! is), [`Service`] (what callers use).
+//! is), `batcher` (group commit), [`Service`] (what callers use).
 //!
 //! Invariant: a balance changes only together with a transaction, its entries and an audit row, in one
 //! relational transaction, decided from the locked account row.
@@ -12,14 +12,17 @@ use crate::clock::Timestamp;
 use crate::ids::{TransactionId, UserId};
 use crate::money::{Amount, Decimal18, SignedSum};
 
+mod batcher;
 mod error;
 pub mod posting;
+mod request;
 mod service;
 mod store;
 
-pub use error::{Error, Refusal};
+pub use error::{Error, Refusal, Stage};
+pub use request::{PostRequest, SendOut, SettleRequest};
 pub use service::{
-    BatchAnswer, BatchRequest, ItemResult, PostRequest, RequestKey, SendOut, Service, SettleRequest,
+    BatchAnswer, BatchRequest, ItemResult, MAX_BATCH_ITEMS, RequestKey, Service, asset_tag,
 };
 pub use store::{
     Action, AtomicBatch, BatchClaim, BatchKey, BatchOutcome, Command, Details, Idempotency,

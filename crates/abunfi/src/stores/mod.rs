@@ -5,6 +5,7 @@ pub mod memory;
 pub mod mongodb;
 pub mod postgres;
 pub mod redis;
+mod rows;
 pub mod sqlite;
 
 /// What a relational store must know of the rest of the platform.
@@ -20,8 +21,4 @@ pub struct RelationalOptions {
     pub allow_unsafe_durability: bool,
 }
 
-/// The cache tag of everything that shows a user.
-#[must_use]
-pub fn user_tag(id: crate::ids::UserId) -> String {
-    format!("user:{id}")
-}
+pub use crate::cache::user_tag;
