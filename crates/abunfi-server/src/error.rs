@@ -13,7 +13,7 @@ use abunfi::users::IdentityKind;
 use abunfi::validation::{FaultCode, Faults};
 use abunfi::{StoreError, documents, keys, ledger, rate_limit, sessions, temp, users};
 use axum::response::{IntoResponse, Response};
-use http::{HeaderValue, StatusCode, header};
+use http::{HeaderName, HeaderValue, StatusCode, header};
 use serde_json::{Map, Value, json};
 
 /// What a handler gives.
@@ -93,6 +93,9 @@ codes! {
 /// the same everywhere.
 const TYPE_PREFIX: &str = "urn:abunfi:problem:";
 
+/// On the answer to a request whose key was answered before.
+pub(crate) const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
+
 /// Seconds after which a store that is away is worth another try: about as long as a circuit breaker
 /// stays open.
 const RETRY_STORE_SECONDS: u64 = 2;
@@ -110,7 +113,7 @@ struct Inner {
     detail: Cow<'static, str>,
     /// Members of this code alone (`errors`, `available`, `from`, …).
     members: Map<String, Value>,
-    headers: Vec<(header::HeaderName, HeaderValue)>,
+    headers: Vec<(HeaderName, HeaderValue)>,
     /// The id of the request that was refused first, when this is a replay.
     request_id: Option<String>,
     /// For the log, never for the client.
@@ -143,10 +146,8 @@ impl Problem {
 
     #[must_use]
     pub(crate) fn unauthenticated(detail: &'static str) -> Self {
-        Self::new(Code::Unauthenticated, detail).with_header(
-            header::WWW_AUTHENTICATE,
-            HeaderValue::from_static("Bearer"),
-        )
+        Self::new(Code::Unauthenticated, detail)
+            .with_header(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))
     }
 
     #[must_use]
@@ -190,7 +191,7 @@ impl Problem {
     }
 
     #[must_use]
-    pub(crate) fn with_header(mut self, name: header::HeaderName, value: HeaderValue) -> Self {
+    pub(crate) fn with_header(mut self, name: HeaderName, value: HeaderValue) -> Self {
         self.0.headers.push((name, value));
         self
     }
@@ -382,10 +383,12 @@ impl From<ledger::Error> for Problem {
                 "ask again with the same key for its answer",
             )
             .with_retry_after(RETRY_SOON_SECONDS),
-            ledger::Error::BatchFailed { index, refusal } => {
-                // The request's id of the inner problem is set where the id is known.
-                Self::batch_failed(index, &Self::from(refusal), None)
-            }
+            ledger::Error::BatchFailed {
+                index,
+                refusal,
+                request_id,
+                replayed,
+            } => Self::batch_failed(index, &Self::from(refusal), &request_id).replayed(replayed),
             ledger::Error::VersionMismatch { current } => Self::version_mismatch(current),
             ledger::Error::AssetNotFound => Self::not_found(),
             ledger::Error::Store(error) => error.into(),
@@ -394,18 +397,24 @@ impl From<ledger::Error> for Problem {
 }
 
 impl Problem {
-    /// The refusal of a whole batch because of one item.
-    #[must_use]
-    pub(crate) fn batch_failed(index: usize, item: &Self, request_id: Option<&str>) -> Self {
-        let problem = Self::new(
+    /// The refusal of a whole batch because of one item; `request_id` is that of the first answer.
+    fn batch_failed(index: usize, item: &Self, request_id: &str) -> Self {
+        Self::new(
             Code::BatchFailed,
             format!("item {index} failed first; nothing of the batch was done"),
         )
         .with_member("index", json!(index))
-        .with_member("error", item.to_value(request_id.unwrap_or_default()));
-        match request_id {
-            Some(request_id) => problem.with_request_id(request_id),
-            None => problem,
+        .with_member("error", item.to_value(request_id))
+        .with_request_id(request_id)
+    }
+
+    /// Says that this was answered before.
+    #[must_use]
+    pub(crate) fn replayed(self, replayed: bool) -> Self {
+        if replayed {
+            self.with_header(IDEMPOTENT_REPLAYED, HeaderValue::from_static("true"))
+        } else {
+            self
         }
     }
 }
@@ -421,14 +430,16 @@ impl From<Refusal> for Problem {
             Refusal::UnknownAsset { .. } => {
                 Self::new(Code::UnknownAsset, "no asset of this name was created")
             }
-            Refusal::InsufficientFunds { available } => {
-                Self::new(Code::InsufficientFunds, "the amount is above what is available")
-                    .with_member("available", json!(available))
-            }
-            Refusal::InsufficientShares { available } => {
-                Self::new(Code::InsufficientShares, "the shares are above what is available")
-                    .with_member("available", json!(available))
-            }
+            Refusal::InsufficientFunds { available } => Self::new(
+                Code::InsufficientFunds,
+                "the amount is above what is available",
+            )
+            .with_member("available", json!(available)),
+            Refusal::InsufficientShares { available } => Self::new(
+                Code::InsufficientShares,
+                "the shares are above what is available",
+            )
+            .with_member("available", json!(available)),
             Refusal::AmountOverflow => Self::new(
                 Code::AmountOverflow,
                 "amounts and balances stay below 1000000000000",
@@ -442,9 +453,8 @@ impl From<Refusal> for Problem {
                 "another transaction of the user and type has it, for good",
             ),
             Refusal::InvalidTransition { from, to } => {
-                Self::invalid_transition(from.as_str(), &to.to_string())
+                Self::invalid_transition(from.as_str(), to.as_str())
             }
-            Refusal::AlreadySubmitted => Self::invalid_transition("submitted", "cancelled"),
         }
     }
 }

@@ -33,7 +33,7 @@ use state::App;
 
 /// Answers from this size on are compressed for clients that ask: below it the headers and the work cost
 /// more than the bytes saved.
-const COMPRESS_FROM_BYTES: u16 = 8 * 1024;
+const COMPRESS_FROM_BYTES: u64 = 8 * 1024;
 
 /// How often a stopping service looks whether its last request has ended.
 const DRAIN_POLL: Duration = Duration::from_millis(20);
@@ -42,7 +42,6 @@ const DRAIN_POLL: Duration = Duration::from_millis(20);
 const CLOSE_CONNECTIONS: Duration = Duration::from_secs(2);
 
 /// The whole service as a router: to be served, or called in process.
-#[must_use]
 pub fn router(platform: DatabaseService) -> Router {
     build(App::new(platform))
 }
@@ -124,7 +123,10 @@ async fn drain(app: &App) {
         }
     };
     if tokio::time::timeout(grace, all_ended).await.is_err() {
-        tracing::warn!(running = app.running(), "the grace is over; what runs is cut");
+        tracing::warn!(
+            running = app.running(),
+            "the grace is over; what runs is cut"
+        );
     }
 }
 
@@ -139,7 +141,11 @@ fn cors(origins: &[String]) -> Option<tower_http::cors::CorsLayer> {
     let origins = if origins.iter().any(|origin| origin == "*") {
         AllowOrigin::any()
     } else {
-        AllowOrigin::list(origins.iter().filter_map(|origin| HeaderValue::from_str(origin).ok()))
+        AllowOrigin::list(
+            origins
+                .iter()
+                .filter_map(|origin| HeaderValue::from_str(origin).ok()),
+        )
     };
     let exposed = [
         "etag",

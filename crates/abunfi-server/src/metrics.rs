@@ -237,11 +237,7 @@ fn write_health(out: &mut String, platform: &DatabaseService) -> std::fmt::Resul
             "abunfi_store_up{{store=\"{store}\",backend=\"{backend}\"}} {up}"
         )?;
     }
-    gauge(
-        out,
-        "abunfi_store_degraded",
-        "1: slow, or partly failing.",
-    );
+    gauge(out, "abunfi_store_degraded", "1: slow, or partly failing.");
     for (store, health) in &all {
         let degraded = u8::from(health.status == DatabaseStatus::Degraded);
         writeln!(out, "abunfi_store_degraded{{store=\"{store}\"}} {degraded}")?;
@@ -322,7 +318,8 @@ mod tests {
     #[test]
     fn statistics_become_figures_by_their_path() {
         let mut figures = Vec::new();
-        let value = json!({"pending": 3, "oldest": null, "breaker": {"is-open": true}, "version": "7"});
+        let value =
+            json!({"pending": 3, "oldest": null, "breaker": {"is-open": true}, "version": "7"});
         collect_figures("abunfi_outbox", &value, &mut figures);
         figures.sort();
         let expected = [

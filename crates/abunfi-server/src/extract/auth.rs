@@ -145,10 +145,6 @@ impl Caller {
         }
     }
 
-    pub(crate) fn request_id(&self) -> &str {
-        self.request_id.as_str()
-    }
-
     /// What the library is told about who asks.
     pub(crate) fn context(&self) -> Context {
         let actor = match &self.who {

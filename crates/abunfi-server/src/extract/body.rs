@@ -136,7 +136,9 @@ fn is_type(given: &HeaderValue, accepted: &str) -> bool {
     is_type
         && parts.all(|parameter| {
             let charset = parameter.to_ascii_lowercase();
-            let charset = charset.strip_prefix("charset=").map(|name| name.trim_matches('"').to_owned());
+            let charset = charset
+                .strip_prefix("charset=")
+                .map(|name| name.trim_matches('"').to_owned());
             charset.is_none_or(|name| name == "utf-8")
         })
 }

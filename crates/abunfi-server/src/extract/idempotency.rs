@@ -85,7 +85,10 @@ mod tests {
 
     #[test]
     fn order_and_spacing_do_not_matter_and_everything_else_does() {
-        assert_eq!(of(r#"{"a":1,"b":"x"}"#), of("{ \"b\" : \"x\",\n \"a\": 1 }"));
+        assert_eq!(
+            of(r#"{"a":1,"b":"x"}"#),
+            of("{ \"b\" : \"x\",\n \"a\": 1 }")
+        );
         assert_ne!(of(r#"{"a":1}"#), of(r#"{"a":2}"#));
         assert_ne!(
             fingerprint("POST", "/p", &json!({})),

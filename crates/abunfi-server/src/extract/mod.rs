@@ -15,4 +15,4 @@ pub(crate) use idempotency::IdempotencyKey;
 pub(crate) use pagination::Pagination;
 pub(crate) use path::PathParams;
 pub(crate) use precondition::{ETag, Preconditions};
-pub(crate) use query::{QueryReader, QueryString, invalid};
+pub(crate) use query::{QueryReader, QueryString};

@@ -69,9 +69,9 @@ impl<C: Serialize + DeserializeOwned> Pagination<C> {
         let has_more = rows.len() > limit;
         rows.truncate(limit);
         let next_cursor = match rows.last() {
-            Some(last) if has_more => Some(
-                cursor::encode(&self.filters, &cursor_of(last)).map_err(Problem::internal)?,
-            ),
+            Some(last) if has_more => {
+                Some(cursor::encode(&self.filters, &cursor_of(last)).map_err(Problem::internal)?)
+            }
             _ => None,
         };
         let data = rows

@@ -145,7 +145,9 @@ impl Preconditions {
 /// The version in a tag of ours; [`NO_VERSION`] of a foreign one.
 fn version_of(tag: &str) -> i64 {
     let inner = tag.trim_matches('"');
-    let version = inner.split_once('-').map_or(inner, |(version, _hash)| version);
+    let version = inner
+        .split_once('-')
+        .map_or(inner, |(version, _hash)| version);
     let is_plain = !version.is_empty() && version.bytes().all(|byte| byte.is_ascii_digit());
     let version = version.parse().ok().filter(|_| is_plain);
     version.unwrap_or(NO_VERSION)
@@ -172,9 +174,7 @@ fn read_list<'h>(values: &'h [HeaderValue], name: &str) -> Result<Vec<Listed<'h>
             };
             let inner = quoted.strip_prefix('"').ok_or_else(malformed)?;
             let length = inner.find('"').ok_or_else(malformed)?;
-            let (tag, after) = quoted
-                .split_at_checked(length + 2)
-                .ok_or_else(malformed)?;
+            let (tag, after) = quoted.split_at_checked(length + 2).ok_or_else(malformed)?;
             list.push(Listed::Tag { weak, tag });
             if list.len() > MAX_TAGS {
                 return Err(malformed());
@@ -223,7 +223,10 @@ mod tests {
             let got = preconditions(&[if_match], &[]).expected().unwrap();
             assert_eq!(got, expected, "{if_match}");
         }
-        assert_eq!(preconditions(&[], &["*"]).expected().unwrap(), Expected::Absent);
+        assert_eq!(
+            preconditions(&[], &["*"]).expected().unwrap(),
+            Expected::Absent
+        );
     }
 
     #[test]
@@ -246,13 +249,25 @@ mod tests {
     fn a_get_is_not_modified_only_for_the_very_same_tag() {
         let current = ETag::of_body(3, b"body");
         let other = ETag::of_body(3, b"another");
-        let read = |tags: &str| preconditions(&[], &[tags]).is_not_modified(&current).unwrap();
+        let read = |tags: &str| {
+            preconditions(&[], &[tags])
+                .is_not_modified(&current)
+                .unwrap()
+        };
         assert!(read("*"));
         assert!(read(&current.0));
         assert!(read(&format!("\"x\", W/{}", current.0)));
         assert!(!read(&other.0));
         assert!(!read("\"3\""));
-        assert!(preconditions(&["\"4\""], &[]).is_not_modified(&current).is_err());
-        assert!(!preconditions(&["\"3\""], &[]).is_not_modified(&current).unwrap());
+        assert!(
+            preconditions(&["\"4\""], &[])
+                .is_not_modified(&current)
+                .is_err()
+        );
+        assert!(
+            !preconditions(&["\"3\""], &[])
+                .is_not_modified(&current)
+                .unwrap()
+        );
     }
 }

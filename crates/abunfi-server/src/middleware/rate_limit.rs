@@ -32,13 +32,14 @@ pub(crate) async fn charge(app: &App, policy: &str, key: &str, parts: &Parts) ->
     }
     let problem = Problem::new(
         Code::RateLimited,
-        format!("{} requests in {period} seconds are allowed", decision.limit),
+        format!(
+            "{} requests in {period} seconds are allowed",
+            decision.limit
+        ),
     );
-    let problem = headers
-        .into_iter()
-        .fold(problem, |problem, (name, value)| {
-            problem.with_header(name, value)
-        });
+    let problem = headers.into_iter().fold(problem, |problem, (name, value)| {
+        problem.with_header(name, value)
+    });
     Err(problem.with_retry_after(decision.retry_after))
 }
 

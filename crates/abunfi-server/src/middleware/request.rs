@@ -12,7 +12,7 @@ use axum::extract::{MatchedPath, Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use futures::FutureExt;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use tracing::Instrument;
 
 use super::drain;
@@ -79,7 +79,11 @@ pub(crate) async fn surround(State(app): State<App>, mut request: Request, next:
     let answer = admit_and_run(&app, request, next, &method, route.as_ref());
     let mut response = answer.instrument(span).await;
 
-    let code = match response.extensions_mut().remove::<Problem>() {
+    let problem = response.extensions_mut().remove::<Problem>().or_else(|| {
+        // A file that the documentation's page does not have.
+        (response.status() == StatusCode::NOT_FOUND).then(Problem::not_found)
+    });
+    let code = match problem {
         Some(problem) => {
             let refused = response;
             response = problem.render(id.as_str());
@@ -142,8 +146,8 @@ async fn admit_and_run(
         Ok(Ok(response)) => response,
         Ok(Err(panic)) => panicked(panic.as_ref()).into_response(),
         Err(_elapsed) => {
-            let was_reading = progress
-                .is_some_and(|progress| progress.reading.load(Ordering::Relaxed));
+            let was_reading =
+                progress.is_some_and(|progress| progress.reading.load(Ordering::Relaxed));
             too_late(method, was_reading).into_response()
         }
     };
@@ -200,7 +204,8 @@ struct Panic(String);
 /// Headers that layers further in put on a refusal (`Allow`, `Vary`, …).
 fn keep_headers(headers: &mut HeaderMap, inner: &HeaderMap) {
     for (name, value) in inner {
-        let is_about_the_empty_body = *name == header::CONTENT_LENGTH || *name == header::CONTENT_TYPE;
+        let is_about_the_empty_body =
+            *name == header::CONTENT_LENGTH || *name == header::CONTENT_TYPE;
         if !is_about_the_empty_body {
             headers.entry(name).or_insert_with(|| value.clone());
         }

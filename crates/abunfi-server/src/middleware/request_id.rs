@@ -42,7 +42,11 @@ impl RequestId {
 
     fn random() -> Self {
         let id = uuid::Builder::from_random_bytes(random_bytes()).into_uuid();
-        Self(id.as_hyphenated().encode_lower(&mut Uuid::encode_buffer()).into())
+        Self(
+            id.as_hyphenated()
+                .encode_lower(&mut Uuid::encode_buffer())
+                .into(),
+        )
     }
 
     pub(crate) fn as_str(&self) -> &str {
@@ -132,7 +136,10 @@ mod tests {
         for bad in ["", "a b", &long] {
             assert_eq!(of(&[("x-request-id", bad)]).len(), 36, "{bad}");
         }
-        assert_eq!(of(&[("x-request-id", "a"), ("x-request-id", "b")]).len(), 36);
+        assert_eq!(
+            of(&[("x-request-id", "a"), ("x-request-id", "b")]).len(),
+            36
+        );
     }
 
     #[test]

@@ -13,7 +13,6 @@ use crate::extract::{ETag, Preconditions};
 
 pub(crate) const APPLICATION_JSON: HeaderValue = HeaderValue::from_static("application/json");
 const X_CACHE: HeaderName = HeaderName::from_static("x-cache");
-pub(crate) const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 
 /// `value` as JSON.
 pub(crate) fn json(status: StatusCode, value: &impl Serialize) -> Result {

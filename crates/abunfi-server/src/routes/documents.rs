@@ -78,7 +78,15 @@ async fn put_preferences(
     query.expect_none()?;
     let expected = preconditions.expected()?;
     let value = Write::Put(body.json().await?);
-    write(state, &caller, id, DocumentKind::Preferences, value, expected).await
+    write(
+        state,
+        &caller,
+        id,
+        DocumentKind::Preferences,
+        value,
+        expected,
+    )
+    .await
 }
 
 /// Change a user's preferences
@@ -101,7 +109,15 @@ async fn patch_preferences(
     query.expect_none()?;
     let expected = preconditions.expected()?;
     let patch = Write::Patch(body.merge_patch().await?);
-    write(state, &caller, id, DocumentKind::Preferences, patch, expected).await
+    write(
+        state,
+        &caller,
+        id,
+        DocumentKind::Preferences,
+        patch,
+        expected,
+    )
+    .await
 }
 
 /// Back to the default preferences

@@ -110,11 +110,7 @@ async fn show_stats(
 /// Per asset: what users hold, each system account, and their sum, which is always zero.
 #[utoipa::path(get, path = "/api/v1/ledger/trial-balance", tag = "ledger",
     responses((status = 200, description = "One row per asset", body = schemas::TrialBalanceList)))]
-async fn show_trial_balance(
-    State(app): State<App>,
-    caller: Caller,
-    query: QueryString,
-) -> Result {
+async fn show_trial_balance(State(app): State<App>, caller: Caller, query: QueryString) -> Result {
     caller.require(Scope::Operate)?;
     query.expect_none()?;
     let data = app.platform().ledger().trial_balance().await?;

@@ -1,24 +1,23 @@
 //! Transactions: posting, batches, settling, lists.
 
 use abunfi::clock::Timestamp;
-use abunfi::documents::canonical::canonical_json;
-use abunfi::documents::parse::{MAX_BODY_DEPTH, parse_json};
 use abunfi::ids::{TransactionId, UserId};
 use abunfi::json_reader::{Reader, wrong_type};
 use abunfi::keys::Scope;
 use abunfi::ledger::{
-    Asset, BatchAnswer, BatchRequest, ItemResult, Outcome, PostRequest, Posted, SendOut,
+    Asset, BatchAnswer, BatchRequest, ItemResult, MAX_BATCH_ITEMS, Outcome, PostRequest, SendOut,
     Settlement, TransactionFilter, TransactionStatus, TransactionType,
 };
-use abunfi::validation::{FaultCode, Faults, pointer_to};
+use abunfi::validation::{FaultCode, Faults};
 use axum::extract::State;
+use axum::response::Response;
 use http::{HeaderValue, StatusCode};
 use serde_json::{Value, json};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::answer::{self, IDEMPOTENT_REPLAYED, located};
-use crate::error::{Problem, Result};
+use super::answer::{self, located};
+use crate::error::{IDEMPOTENT_REPLAYED, Problem, Result};
 use crate::extract::{
     BySession, Caller, IdempotencyKey, Pagination, PathParams, QueryString, RequestBody,
     insufficient,
@@ -26,8 +25,6 @@ use crate::extract::{
 use crate::openapi::{params, schemas};
 use crate::state::App;
 
-/// Items of a batch: what one commit can carry in good time.
-const MAX_BATCH_ITEMS: usize = 1_000;
 /// Characters of a filter on a text that the client chose.
 const MAX_FILTER_CHARS: usize = 255;
 
@@ -92,7 +89,8 @@ async fn post_transaction(
 
 fn is_request_for_withdrawal(body: &Value) -> bool {
     let is = |field: &str, word: &str| body.get(field).and_then(Value::as_str) == Some(word);
-    is("type", TransactionType::Withdraw.as_str()) && is("status", TransactionStatus::Pending.as_str())
+    is("type", TransactionType::Withdraw.as_str())
+        && is("status", TransactionStatus::Pending.as_str())
 }
 
 /// Post many transactions
@@ -240,7 +238,16 @@ async fn confirm_transaction(
 ) -> Result {
     let user_id = caller.user(&path, Scope::Money, BySession::Refused)?;
     query.expect_none()?;
-    settle(state, &caller, user_id, &path, Settlement::Confirm, key, body).await
+    settle(
+        state,
+        &caller,
+        user_id,
+        &path,
+        Settlement::Confirm,
+        key,
+        body,
+    )
+    .await
 }
 
 /// A pending transaction failed
@@ -294,7 +301,16 @@ async fn cancel_transaction(
             return Err(insufficient("a session may cancel withdrawals only"));
         }
     }
-    settle(state, &caller, user_id, &path, Settlement::Cancel, key, body).await
+    settle(
+        state,
+        &caller,
+        user_id,
+        &path,
+        Settlement::Cancel,
+        key,
+        body,
+    )
+    .await
 }
 
 async fn settle(
@@ -387,7 +403,11 @@ fn read_batch(body: Value, numbers: Faults) -> std::result::Result<BatchRequest,
             items
         }
         Some(Value::Null) | None => {
-            reader.fault("transactions", FaultCode::Required, "this field is required");
+            reader.fault(
+                "transactions",
+                FaultCode::Required,
+                "this field is required",
+            );
             Vec::new()
         }
         Some(other) => {
@@ -424,72 +444,38 @@ fn item_of(pointer: &str) -> Option<usize> {
 /// One item: `user_id` beside the fields of a posting. Its pointers begin at the whole body.
 fn read_item(
     index: usize,
-    mut item: Value,
-    mut faults: Faults,
+    item: Value,
+    faults: Faults,
 ) -> std::result::Result<(UserId, PostRequest), Faults> {
-    let pointer = format!("/transactions/{index}");
-    let user_id = match &mut item {
-        Value::Object(fields) => match fields.remove("user_id") {
-            Some(Value::String(text)) => text.parse().ok().or_else(|| {
-                let at = pointer_to(&pointer, "user_id");
-                faults.add(at, FaultCode::BadFormat, "must be the id of a user");
-                None
-            }),
-            Some(Value::Null) | None => {
-                let at = pointer_to(&pointer, "user_id");
-                faults.add(at, FaultCode::Required, "this field is required");
-                None
-            }
-            Some(other) => {
-                let (code, detail) = wrong_type("a string", &other);
-                faults.add(pointer_to(&pointer, "user_id"), code, detail);
-                None
-            }
-        },
-        // What is no object is refused as a whole, below.
-        _ => None,
-    };
-    match (user_id, PostRequest::read(item, &pointer)) {
-        (Some(user_id), Ok(request)) if faults.is_empty() => Ok((user_id, request)),
-        (_, Ok(_)) => Err(faults),
-        (_, Err(more)) => {
-            faults.extend(more);
-            Err(faults)
-        }
-    }
+    let mut reader = Reader::new(item, &format!("/transactions/{index}"));
+    reader.absorb(faults);
+    let user_id = reader.required("user_id", |text| {
+        text.parse().or(Err((
+            FaultCode::BadFormat,
+            "must be the id of a user".to_owned(),
+        )))
+    });
+    let request = PostRequest::read_from(reader)?;
+    Ok((super::fields::present(user_id)?, request))
 }
 
 /// The answer to a posting or a settlement: the same bytes whenever it is given.
 fn show(status: StatusCode, outcome: Outcome) -> Result {
     let Outcome { answer, replayed } = outcome;
-    let replayed = replayed.then_some((IDEMPOTENT_REPLAYED, HeaderValue::from_static("true")));
     match answer.result {
-        Ok(mut posted) => {
-            normalize(&mut posted);
-            let mut response = answer::json(status, &posted)?;
-            response.headers_mut().extend(replayed);
-            Ok(response)
-        }
-        Err(refusal) => {
-            let problem = Problem::from(refusal).with_request_id(&answer.request_id);
-            Err(match replayed {
-                Some((name, value)) => problem.with_header(name, value),
-                None => problem,
-            })
-        }
+        Ok(posted) => Ok(mark_replayed(answer::json(status, &posted)?, replayed)),
+        Err(refusal) => Err(Problem::from(refusal)
+            .with_request_id(&answer.request_id)
+            .replayed(replayed)),
     }
 }
 
-/// Brings what the client sent freely into the form in which it is stored, so that the first answer and a
-/// replay are the same bytes.
-fn normalize(posted: &mut Posted) {
-    let metadata = &mut posted.transaction.metadata;
-    let is_empty = metadata.as_object().is_some_and(serde_json::Map::is_empty);
-    if !is_empty
-        && let Ok(parsed) = parse_json(canonical_json(metadata).as_bytes(), MAX_BODY_DEPTH)
-    {
-        *metadata = parsed.into_parts().0;
+fn mark_replayed(mut response: Response, replayed: bool) -> Response {
+    if replayed {
+        let yes = HeaderValue::from_static("true");
+        response.headers_mut().insert(IDEMPOTENT_REPLAYED, yes);
     }
+    response
 }
 
 fn show_batch(batch: BatchAnswer) -> Result {
@@ -498,20 +484,12 @@ fn show_batch(batch: BatchAnswer) -> Result {
     let mut results = Vec::with_capacity(batch.results.len());
     for result in batch.results {
         results.push(match result {
-            ItemResult::Posted(mut posted) => {
-                normalize(&mut posted);
-                json!({"transaction": posted})
-            }
+            ItemResult::Posted(posted) => json!({"transaction": posted}),
             ItemResult::Refused(refusal) => refused(refusal.into()),
             ItemResult::Invalid(faults) => refused(faults.into()),
             ItemResult::Failed(error) => refused(error.into()),
         });
     }
-    let mut response = answer::json(StatusCode::OK, &json!({"results": results}))?;
-    if batch.replayed {
-        response
-            .headers_mut()
-            .insert(IDEMPOTENT_REPLAYED, HeaderValue::from_static("true"));
-    }
-    Ok(response)
+    let response = answer::json(StatusCode::OK, &json!({"results": results}))?;
+    Ok(mark_replayed(response, batch.replayed))
 }

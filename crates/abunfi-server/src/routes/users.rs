@@ -22,7 +22,7 @@ use super::answer::{from_cache, json, located, tagged, written};
 use super::fields::{document, not_null, present, word};
 use crate::error::{Problem, Result};
 use crate::extract::{
-    BySession, Caller, PathParams, Pagination, Preconditions, QueryString, RequestBody,
+    BySession, Caller, Pagination, PathParams, Preconditions, QueryString, RequestBody,
 };
 use crate::openapi::{params, schemas};
 use crate::state::App;
@@ -224,7 +224,9 @@ fn read_new_user(body: Value) -> std::result::Result<CreateUser, Faults> {
     let social = social.and_then(|social| read_social(&mut reader, social)?.whole(&mut reader));
     let referred_by = reader.optional("referred_by", |text| Ok(ReferralCode::parse(text)?));
     let preferences = document(&mut reader, "preferences", Root::Object);
-    if let Some(preferences) = preferences.as_ref().filter(|preferences| preferences.is_object())
+    if let Some(preferences) = preferences
+        .as_ref()
+        .filter(|preferences| preferences.is_object())
         && let Err(faults) = check_preferences(preferences, "/preferences")
     {
         reader.absorb(faults);
@@ -440,7 +442,10 @@ mod tests {
         let patch = read_patch(json!({"social": {"id": "2"}})).unwrap();
         let parts = patch.social.unwrap();
         let current = SocialId::parse("google:1").unwrap();
-        assert_eq!(parts.clone().over(Some(&current)).unwrap().key(), "google:2");
+        assert_eq!(
+            parts.clone().over(Some(&current)).unwrap().key(),
+            "google:2"
+        );
         assert_eq!(
             faults_of(parts.over(None)),
             [("/social/provider".to_owned(), "required")]
