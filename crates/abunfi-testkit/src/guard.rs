@@ -60,7 +60,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let mark = dir.path().join("mark");
 
-        drop(Guard::new("touch \"$1\"", &[&mark]).expect("a guard"));
+        drop(Guard::new(": > \"$1\"", &[&mark]).expect("a guard"));
 
         std::thread::sleep(Duration::from_millis(100));
         assert!(!mark.exists());
@@ -70,7 +70,7 @@ mod tests {
     fn the_script_runs_when_the_pipe_ends() {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let mark = dir.path().join("mark");
-        let mut guard = Guard::new("touch \"$1\"", &[&mark]).expect("a guard");
+        let mut guard = Guard::new(": > \"$1\"", &[&mark]).expect("a guard");
 
         drop(guard.shell.stdin.take());
         guard.shell.wait().expect("the shell ends");

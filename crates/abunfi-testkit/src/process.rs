@@ -249,11 +249,7 @@ mod tests {
         let mark = dir.path().join("mark");
         let mut shell = Command::new("sh");
         shell
-            .args([
-                "-c",
-                "sh -c 'sleep 30 & touch \"$1\"; wait' _ \"$1\"; :",
-                "_",
-            ])
+            .args(["-c", "sh -c 'sleep 30 & : > \"$1\"; wait' _ \"$1\"; :", "_"])
             .arg(&mark);
         let mut process =
             Process::spawn(&mut shell, &dir.path().join("log"), Stop::Kill, dir.path())

@@ -88,6 +88,12 @@ impl Principal {
         Self(format!("user:{id}"))
     }
 
+    /// One that a store gives back.
+    #[must_use]
+    pub const fn stored(name: String) -> Self {
+        Self(name)
+    }
+
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0

@@ -17,6 +17,12 @@ mod service;
 
 pub use service::{Cache, CacheConfig, CacheStats, Cached, Hit};
 
+/// The tag of everything that shows a user.
+#[must_use]
+pub fn user_tag(id: crate::ids::UserId) -> String {
+    format!("user:{id}")
+}
+
 /// 128 random bits that a fill of L2 must show.
 pub type LeaseToken = [u8; 16];
 

@@ -77,7 +77,13 @@ pub enum Error {
     IdempotencyInProgress,
     /// The item of an atomic batch that failed first; nothing of the batch was done.
     #[error("item {index} of the batch failed: {refusal}")]
-    BatchFailed { index: usize, refusal: Refusal },
+    BatchFailed {
+        index: usize,
+        refusal: Refusal,
+        /// The request that was answered first.
+        request_id: String,
+        replayed: bool,
+    },
     /// `If-Match` or `If-None-Match` did not hold; the version that is there.
     #[error("the version is {current:?}")]
     VersionMismatch { current: Option<i64> },

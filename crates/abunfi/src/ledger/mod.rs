@@ -14,12 +14,14 @@ use crate::money::{Amount, Decimal18, SignedSum};
 
 mod error;
 pub mod posting;
+mod request;
 mod service;
 mod store;
 
 pub use error::{Error, Refusal, Stage};
+pub use request::{PostRequest, SendOut, SettleRequest};
 pub use service::{
-    BatchAnswer, BatchRequest, ItemResult, PostRequest, RequestKey, SendOut, Service, SettleRequest,
+    BatchAnswer, BatchRequest, ItemResult, MAX_BATCH_ITEMS, RequestKey, Service, asset_tag,
 };
 pub use store::{
     Action, AtomicBatch, BatchClaim, BatchKey, BatchOutcome, Command, Details, Idempotency,

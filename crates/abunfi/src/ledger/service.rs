@@ -1,50 +1,42 @@
 //! What callers use of the ledger.
 
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use super::request::{PostRequest, SendOut, SettleRequest};
+use super::{
+    Action, Asset, AssetInfo, AtomicBatch, Balance, BatchClaim, BatchKey, Command, Error,
+    Idempotency, Outcome, Page, Posted, Refusal, Settlement, Stats, Store, Transaction,
+    TransactionFilter, TrialBalance,
+};
+use crate::audit::{self, AuditRow};
+use crate::cache::{Cache, user_tag};
 use crate::clock::{SharedClock, Timestamp};
 use crate::context::Context;
 use crate::documents::Expected;
+use crate::documents::canonical::canonical_json;
+use crate::documents::parse::parse_json;
 use crate::error::StoreError;
-use crate::ids::{TransactionId, UserId};
+use crate::ids::{TransactionId, UserId, random_bytes};
 use crate::money::Amount;
-use crate::validation::Faults;
-use std::sync::Arc;
+use crate::validation::{FaultCode, Faults};
 
-use super::*;
-use crate::audit::AuditRow;
-use crate::cache::Cache;
-
-/// A posting as a caller asks for it.
-#[derive(Debug, Clone, PartialEq)]
-pub struct PostRequest {
-    pub kind: TransactionType,
-    /// Above zero.
-    pub amount: Amount,
-    /// `None`: the default asset.
-    pub asset: Option<Asset>,
-    /// `Pending` or `Confirmed`.
-    pub status: TransactionStatus,
-    pub shares: Amount,
-    pub expires_at: Option<Timestamp>,
-    pub client_reference: Option<String>,
-    pub tx_hash: Option<String>,
-    pub block_number: Option<i64>,
-    pub gas_used: Option<i64>,
-    pub gas_fee: Option<Decimal18>,
-    pub confirmations: i64,
-    pub exchange_rate: Option<Decimal18>,
-    pub amount_vnd: Option<Amount>,
-    /// A JSON object.
-    pub metadata: serde_json::Value,
-}
-
-/// What settling may say.
-pub type SettleRequest = super::store::Details;
-
-/// What `submit` may say.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct SendOut {
-    pub tx_hash: Option<String>,
-}
+/// Items of one batch, so that its rows stay locked for a moment only.
+pub const MAX_BATCH_ITEMS: usize = 1_000;
+/// Items of a batch that is not atomic that are committed together: a crash loses at most this many, which
+/// the retry then does.
+const COMMIT_CHUNK: usize = 200;
+/// How long a request waits for an earlier one with the same key that still runs.
+const DUPLICATE_WAIT: Duration = Duration::from_secs(5);
+/// Statistics look back over this many days: six months.
+const STATS_DAYS: u64 = 184;
+/// Expired holds that one sweep cancels.
+const EXPIRY_BATCH: u32 = 200;
+/// Idempotency rows that one sweep deletes.
+const PURGE_BATCH: u32 = 2_000;
 
 /// A request's idempotency key, with the fingerprint of the request that it stands for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -83,17 +75,18 @@ pub struct BatchAnswer {
 #[derive(Debug, Clone)]
 pub struct Service {
     store: Arc<dyn Store>,
-    history: Arc<dyn crate::audit::Store>,
+    history: Arc<dyn audit::Store>,
     cache: Cache,
     clock: SharedClock,
     default_asset: Asset,
+    running: Running,
 }
 
 impl Service {
     #[must_use]
     pub fn new(
         store: Arc<dyn Store>,
-        history: Arc<dyn crate::audit::Store>,
+        history: Arc<dyn audit::Store>,
         cache: Cache,
         clock: SharedClock,
         default_asset: Asset,
@@ -104,15 +97,22 @@ impl Service {
             cache,
             clock,
             default_asset,
+            running: Running::default(),
         }
     }
 
+    /// The asset of postings that name none.
     #[must_use]
     pub fn default_asset(&self) -> &Asset {
         &self.default_asset
     }
 
-    /// Posts one transaction. Durable on return. A refusal is in the [`Outcome`].
+    /// Posts one transaction; durable on return. A refusal is in the [`Outcome`].
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] before anything is done; [`Error::IdempotencyKeyReused`],
+    /// [`Error::IdempotencyInProgress`]; [`Error::Store`], of which only
+    /// [`OutcomeUnknown`](StoreError::OutcomeUnknown) may have been done.
     pub async fn post(
         &self,
         ctx: &Context,
@@ -120,11 +120,28 @@ impl Service {
         request: PostRequest,
         key: Option<RequestKey>,
     ) -> Result<Outcome, Error> {
-        todo!()
+        let now = self.clock.now();
+        request.check(now, "").map_err(Error::Invalid)?;
+        let transaction = self.transaction_of(user_id, request, now);
+        let command = self.command(
+            ctx,
+            user_id,
+            Action::Post(Box::new(transaction)),
+            "post".to_owned(),
+            key,
+        );
+        self.execute(command).await
     }
 
-    /// Confirms, fails or cancels a pending transaction. `only_unsubmitted`: refuse when it was
-    /// submitted (for sessions).
+    /// Confirms, fails or cancels a pending transaction; durable on return. `only_unsubmitted`: refuse when
+    /// it was submitted (for sessions).
+    ///
+    /// # Errors
+    /// As [`post`](Self::post).
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "each says another thing; a struct would only rename them"
+    )]
     pub async fn settle(
         &self,
         ctx: &Context,
@@ -135,9 +152,20 @@ impl Service {
         only_unsubmitted: bool,
         key: Option<RequestKey>,
     ) -> Result<Outcome, Error> {
-        todo!()
+        let action = Action::Settle {
+            transaction_id: id,
+            to,
+            details: Box::new(request),
+            only_unsubmitted,
+        };
+        let command = self.command(ctx, user_id, action, format!("{}/{id}", to.verb()), key);
+        self.execute(command).await
     }
 
+    /// A pending withdrawal is on its way: from here on it neither expires nor is cancelled by a session.
+    ///
+    /// # Errors
+    /// As [`post`](Self::post).
     pub async fn submit(
         &self,
         ctx: &Context,
@@ -146,24 +174,257 @@ impl Service {
         request: SendOut,
         key: Option<RequestKey>,
     ) -> Result<Outcome, Error> {
-        todo!()
+        let action = Action::Submit {
+            transaction_id: id,
+            tx_hash: request.tx_hash,
+        };
+        let command = self.command(ctx, user_id, action, format!("submit/{id}"), key);
+        self.execute(command).await
     }
 
-    /// 1 to 1,000 postings. Atomic: all, or [`Error::BatchFailed`] (or [`Error::Invalid`] with pointers
-    /// below `/transactions/{index}`). Not atomic: each by itself, committed with its own part of the key.
+    /// 1 to [`MAX_BATCH_ITEMS`] postings. Atomic: all, or the first that failed. Not atomic: each by itself,
+    /// committed with its own part of the key, so that a retry after a crash finishes what is missing.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for the number of items, and for a faulty item of an atomic batch;
+    /// [`Error::BatchFailed`]; else as [`post`](Self::post).
     pub async fn batch(
         &self,
         ctx: &Context,
         request: BatchRequest,
         key: RequestKey,
     ) -> Result<BatchAnswer, Error> {
-        todo!()
+        check_size(request.items.len()).map_err(Error::Invalid)?;
+        let now = self.clock.now();
+        let batch_key = BatchKey {
+            principal: ctx.principal.clone(),
+            key: key.key.clone(),
+            fingerprint: key.fingerprint,
+            at: now,
+        };
+        let _running = self
+            .running
+            .enter(format!("batch\0{}\0{}", ctx.principal.as_str(), key.key))
+            .await?;
+        if request.atomic {
+            self.atomic_batch(ctx, request, batch_key, now).await
+        } else {
+            self.itemwise_batch(ctx, request, batch_key, &key, now)
+                .await
+        }
     }
 
+    async fn atomic_batch(
+        &self,
+        ctx: &Context,
+        request: BatchRequest,
+        key: BatchKey,
+        now: Timestamp,
+    ) -> Result<BatchAnswer, Error> {
+        let mut commands = Vec::with_capacity(request.items.len());
+        let mut faults = Faults::default();
+        for (index, item) in request.items.into_iter().enumerate() {
+            match item.and_then(|item| checked(item, now, index)) {
+                Ok((user_id, request)) => {
+                    let transaction = self.transaction_of(user_id, request, now);
+                    let action = Action::Post(Box::new(transaction));
+                    commands.push(self.command(ctx, user_id, action, String::new(), None));
+                }
+                Err(more) => faults.extend(more),
+            }
+        }
+        faults.into_result().map_err(Error::Invalid)?;
+        let batch = AtomicBatch {
+            key: Some(key),
+            request_id: ctx.request_id.clone(),
+            commands,
+        };
+        let (store, cache) = (Arc::clone(&self.store), self.cache.clone());
+        let outcome = uncancelled(async move {
+            let outcome = store.post_atomic(&batch).await;
+            cache.invalidate(&[], &tags_of(&batch.commands)).await;
+            outcome
+        })
+        .await??;
+        match outcome.result {
+            Ok(posted) => Ok(BatchAnswer {
+                request_id: outcome.request_id,
+                results: posted
+                    .into_iter()
+                    .map(|posted| ItemResult::Posted(Box::new(posted)))
+                    .collect(),
+                replayed: outcome.replayed,
+            }),
+            Err((index, refusal)) => Err(Error::BatchFailed {
+                index,
+                refusal,
+                request_id: outcome.request_id,
+                replayed: outcome.replayed,
+            }),
+        }
+    }
+
+    async fn itemwise_batch(
+        &self,
+        ctx: &Context,
+        request: BatchRequest,
+        batch_key: BatchKey,
+        key: &RequestKey,
+        now: Timestamp,
+    ) -> Result<BatchAnswer, Error> {
+        let claim = self.store.claim_batch(&batch_key, &ctx.request_id).await?;
+        let request_id = match claim {
+            BatchClaim::New => ctx.request_id.clone(),
+            BatchClaim::Again { request_id } => request_id,
+        };
+        let mut results: Vec<Option<ItemResult>> = Vec::with_capacity(request.items.len());
+        let mut commands = Vec::new();
+        let mut places = Vec::new();
+        for (index, item) in request.items.into_iter().enumerate() {
+            match item.and_then(|item| checked(item, now, index)) {
+                Ok((user_id, request)) => {
+                    let transaction = self.transaction_of(user_id, request, now);
+                    let action = Action::Post(Box::new(transaction));
+                    let scope = format!("batch/{index}");
+                    commands.push(self.command(ctx, user_id, action, scope, Some(key.clone())));
+                    places.push(index);
+                    results.push(None);
+                }
+                Err(faults) => results.push(Some(ItemResult::Invalid(faults))),
+            }
+        }
+        let outcomes = self.post_in_chunks(commands).await?;
+        let replayed = !outcomes.is_empty()
+            && outcomes
+                .iter()
+                .all(|outcome| matches!(outcome, Ok(outcome) if outcome.replayed));
+        for (place, outcome) in places.into_iter().zip(outcomes) {
+            if let Some(result) = results.get_mut(place) {
+                *result = Some(item_result(outcome));
+            }
+        }
+        Ok(BatchAnswer {
+            request_id,
+            results: results.into_iter().flatten().collect(),
+            replayed,
+        })
+    }
+
+    /// Posts chunk by chunk. When a chunk fails as a whole, its items and those after it are answered as
+    /// failed: what was committed before stays, and the retry finishes the rest.
+    async fn post_in_chunks(
+        &self,
+        commands: Vec<Command>,
+    ) -> Result<Vec<Result<Outcome, Error>>, Error> {
+        let mut outcomes = Vec::with_capacity(commands.len());
+        for chunk in commands.chunks(COMMIT_CHUNK) {
+            match self.post_commands(chunk.to_vec()).await {
+                Ok(posted) => outcomes.extend(posted),
+                Err(error) if outcomes.is_empty() => return Err(error.into()),
+                Err(error) => {
+                    let rest = commands.len() - outcomes.len();
+                    outcomes.extend(
+                        std::iter::repeat_with(|| Err(Error::Store(error.clone()))).take(rest),
+                    );
+                    break;
+                }
+            }
+        }
+        Ok(outcomes)
+    }
+
+    /// One command; a duplicate of one that runs waits for it.
+    async fn execute(&self, command: Command) -> Result<Outcome, Error> {
+        let _running = match &command.idempotency {
+            Some(idempotency) => Some(
+                self.running
+                    .enter(running_name(command.user_id, idempotency))
+                    .await?,
+            ),
+            None => None,
+        };
+        self.post_commands(vec![command])
+            .await?
+            .pop()
+            .unwrap_or_else(|| {
+                Err(StoreError::unexpected(
+                    crate::StoreKind::Relational,
+                    "a command without a result",
+                )
+                .into())
+            })
+    }
+
+    /// Commits, then invalidates, both to the end whatever becomes of the caller.
+    async fn post_commands(
+        &self,
+        commands: Vec<Command>,
+    ) -> Result<Vec<Result<Outcome, Error>>, StoreError> {
+        let (store, cache) = (Arc::clone(&self.store), self.cache.clone());
+        uncancelled(async move {
+            let posted = store.post(&commands).await;
+            cache.invalidate(&[], &tags_of(&commands)).await;
+            posted
+        })
+        .await?
+    }
+
+    fn command(
+        &self,
+        ctx: &Context,
+        user_id: UserId,
+        action: Action,
+        scope: String,
+        key: Option<RequestKey>,
+    ) -> Command {
+        Command {
+            user_id,
+            actor: ctx.actor.clone(),
+            request_id: ctx.request_id.clone(),
+            idempotency: key.map(|key| Idempotency {
+                principal: ctx.principal.clone(),
+                scope,
+                key: key.key,
+                fingerprint: key.fingerprint,
+            }),
+            at: self.clock.now(),
+            salt: random_bytes(),
+            action,
+        }
+    }
+
+    fn transaction_of(&self, user_id: UserId, request: PostRequest, now: Timestamp) -> Transaction {
+        Transaction {
+            id: TransactionId::new(now),
+            user_id,
+            kind: request.kind,
+            status: request.status,
+            asset: request.asset.unwrap_or_else(|| self.default_asset.clone()),
+            amount: request.amount,
+            shares: request.shares,
+            expires_at: request.expires_at,
+            submitted_at: None,
+            client_reference: request.client_reference,
+            tx_hash: request.tx_hash,
+            block_number: request.block_number,
+            gas_used: request.gas_used,
+            gas_fee: request.gas_fee,
+            confirmations: request.confirmations,
+            exchange_rate: request.exchange_rate,
+            amount_vnd: request.amount_vnd,
+            metadata: canonical_order(&request.metadata),
+            error_message: None,
+            created_at: now,
+            confirmed_at: None,
+        }
+    }
+
+    /// Always from the authority. `None`: there is no such user.
     pub async fn balances(&self, user_id: UserId) -> Result<Option<Vec<Balance>>, StoreError> {
         self.store.balances(user_id).await
     }
 
+    /// As they were at `at`.
     pub async fn balances_at(
         &self,
         user_id: UserId,
@@ -180,6 +441,7 @@ impl Service {
         self.store.transaction(user_id, id).await
     }
 
+    /// Newest first. `None`: there is no such user.
     pub async fn transactions(
         &self,
         user_id: UserId,
@@ -189,6 +451,7 @@ impl Service {
         self.store.transactions(user_id, filter, page).await
     }
 
+    /// Newest first.
     pub async fn transaction_history(
         &self,
         user_id: UserId,
@@ -198,25 +461,33 @@ impl Service {
         self.store.transaction_history(user_id, id, page).await
     }
 
+    /// Newest first; of one chain, when named. `None`: there is no such user.
     pub async fn history(
         &self,
         user_id: UserId,
         chain: Option<&str>,
-        page: &Page<crate::audit::HistoryCursor>,
+        page: &Page<audit::HistoryCursor>,
     ) -> Result<Option<Vec<AuditRow>>, StoreError> {
         self.history.history(user_id, chain, page).await
     }
 
-    /// Over the last six months.
+    /// Over the last six months. `None`: there is no such user.
     pub async fn stats(&self, user_id: UserId) -> Result<Option<Stats>, StoreError> {
-        todo!()
+        let since = self
+            .clock
+            .now()
+            .minus(Duration::from_secs(STATS_DAYS * 24 * 3_600));
+        self.store.stats(user_id, since).await
     }
 
     pub async fn asset(&self, asset: &Asset) -> Result<Option<AssetInfo>, StoreError> {
         self.store.asset(asset).await
     }
 
-    /// Creates the asset or sets its price (above zero); the flag says whether it was made.
+    /// Creates the asset or sets its price (above zero), audited; the flag says whether it was made.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a price of zero, [`Error::VersionMismatch`], [`Error::Store`].
     pub async fn put_asset(
         &self,
         ctx: &Context,
@@ -224,10 +495,202 @@ impl Service {
         share_price: Amount,
         expected: Expected,
     ) -> Result<(AssetInfo, bool), Error> {
-        todo!()
+        if share_price.is_zero() {
+            let mut faults = Faults::default();
+            faults.add(
+                "/share_price",
+                FaultCode::OutOfRange,
+                "the price must be above zero",
+            );
+            return Err(Error::Invalid(faults));
+        }
+        let stored = self
+            .store
+            .put_asset(ctx, asset, share_price, expected, self.clock.now())
+            .await?;
+        // Every profile that shows this price: they carry the asset's tag.
+        self.cache.invalidate(&[], &[asset_tag(asset)]).await;
+        Ok(stored)
     }
 
     pub async fn trial_balance(&self) -> Result<Vec<TrialBalance>, StoreError> {
         self.store.trial_balance().await
+    }
+
+    /// Cancels holds that have expired, at most [`EXPIRY_BATCH`], each with an audit row; how many. Safe in
+    /// any number of instances: a hold that another one cancelled first is refused here.
+    ///
+    /// # Errors
+    /// When the store is away; what was done stays done.
+    pub async fn expire_holds(&self) -> Result<u64, StoreError> {
+        let due = self
+            .store
+            .expired_holds(self.clock.now(), EXPIRY_BATCH)
+            .await?;
+        let ctx = Context::system("expiry");
+        let commands: Vec<Command> = due
+            .into_iter()
+            .map(|(user_id, transaction_id)| {
+                let details = SettleRequest {
+                    reason: Some("expired".to_owned()),
+                    ..SettleRequest::default()
+                };
+                let action = Action::Settle {
+                    transaction_id,
+                    to: Settlement::Cancel,
+                    details: Box::new(details),
+                    only_unsubmitted: true,
+                };
+                self.command(&ctx, user_id, action, String::new(), None)
+            })
+            .collect();
+        if commands.is_empty() {
+            return Ok(0);
+        }
+        let outcomes = self.post_commands(commands).await?;
+        let cancelled = outcomes
+            .iter()
+            .filter(|outcome| matches!(outcome, Ok(outcome) if outcome.answer.result.is_ok()))
+            .count();
+        Ok(u64::try_from(cancelled).unwrap_or(u64::MAX))
+    }
+
+    /// Deletes answers older than `retention`, a bounded number; how many.
+    ///
+    /// # Errors
+    /// When the store is away.
+    pub async fn purge_idempotency(&self, retention: Duration) -> Result<u64, StoreError> {
+        self.store
+            .purge_idempotency(self.clock.now().minus(retention), PURGE_BATCH)
+            .await
+    }
+}
+
+/// The cache tag of everything that shows an asset's price.
+#[must_use]
+pub fn asset_tag(asset: &Asset) -> String {
+    format!("asset:{asset}")
+}
+
+fn check_size(items: usize) -> Result<(), Faults> {
+    let mut faults = Faults::default();
+    if items == 0 {
+        faults.add("/transactions", FaultCode::TooShort, "at least 1 item");
+    } else if items > MAX_BATCH_ITEMS {
+        faults.add(
+            "/transactions",
+            FaultCode::TooLong,
+            format!("at most {MAX_BATCH_ITEMS} items"),
+        );
+    }
+    faults.into_result()
+}
+
+fn checked(
+    (user_id, request): (UserId, PostRequest),
+    now: Timestamp,
+    index: usize,
+) -> Result<(UserId, PostRequest), Faults> {
+    request.check(now, &format!("/transactions/{index}"))?;
+    Ok((user_id, request))
+}
+
+/// The same value with its keys in canonical order, so that an answer that is rebuilt from what is stored
+/// has the same bytes.
+fn canonical_order(metadata: &serde_json::Value) -> serde_json::Value {
+    parse_json(canonical_json(metadata).as_bytes(), usize::MAX)
+        .ok()
+        .and_then(|parsed| parsed.into_value().ok())
+        .unwrap_or_else(|| metadata.clone())
+}
+
+fn item_result(outcome: Result<Outcome, Error>) -> ItemResult {
+    match outcome {
+        Ok(outcome) => match outcome.answer.result {
+            Ok(posted) => ItemResult::Posted(Box::new(posted)),
+            Err(refusal) => ItemResult::Refused(refusal),
+        },
+        Err(error) => ItemResult::Failed(error),
+    }
+}
+
+fn tags_of(commands: &[Command]) -> Vec<String> {
+    let users: std::collections::BTreeSet<UserId> =
+        commands.iter().map(|command| command.user_id).collect();
+    users.into_iter().map(user_tag).collect()
+}
+
+fn running_name(user_id: UserId, idempotency: &Idempotency) -> String {
+    format!(
+        "{user_id}\0{}\0{}\0{}",
+        idempotency.principal.as_str(),
+        idempotency.scope,
+        idempotency.key
+    )
+}
+
+/// Runs a write to its end whatever becomes of the caller: money is never left half-way.
+async fn uncancelled<T: Send + 'static>(
+    work: impl Future<Output = T> + Send + 'static,
+) -> Result<T, StoreError> {
+    tokio::spawn(work)
+        .await
+        .map_err(|died| StoreError::OutcomeUnknown {
+            store: crate::StoreKind::Relational,
+            reason: died.to_string(),
+        })
+}
+
+/// The idempotency keys that this process works on. A duplicate waits here for the first, without a
+/// connection; duplicates in other processes wait in the database for the account's row lock.
+#[derive(Debug, Clone, Default)]
+struct Running(Arc<Mutex<HashMap<String, watch::Receiver<()>>>>);
+
+/// Marks a key as worked on until it is dropped.
+#[derive(Debug)]
+struct RunningGuard {
+    running: Running,
+    name: String,
+    /// Dropping it wakes those who wait.
+    _done: watch::Sender<()>,
+}
+
+impl Running {
+    async fn enter(&self, name: String) -> Result<RunningGuard, Error> {
+        let deadline = tokio::time::Instant::now() + DUPLICATE_WAIT;
+        loop {
+            let mut other = {
+                let mut running = self.lock();
+                match running.get(&name) {
+                    Some(other) => other.clone(),
+                    None => {
+                        let (done, wait) = watch::channel(());
+                        running.insert(name.clone(), wait);
+                        return Ok(RunningGuard {
+                            running: self.clone(),
+                            name,
+                            _done: done,
+                        });
+                    }
+                }
+            };
+            // The sender never sends: an error means that it was dropped, which is what is waited for.
+            if tokio::time::timeout_at(deadline, other.changed())
+                .await
+                .is_err()
+            {
+                return Err(Error::IdempotencyInProgress);
+            }
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, watch::Receiver<()>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for RunningGuard {
+    fn drop(&mut self) {
+        self.running.lock().remove(&self.name);
     }
 }

@@ -20,8 +20,4 @@ pub struct RelationalOptions {
     pub allow_unsafe_durability: bool,
 }
 
-/// The cache tag of everything that shows a user.
-#[must_use]
-pub fn user_tag(id: crate::ids::UserId) -> String {
-    format!("user:{id}")
-}
+pub use crate::cache::user_tag;
