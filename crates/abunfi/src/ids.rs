@@ -68,7 +68,8 @@ id!(
     KeyId
 );
 
-fn uuid_v7(now: Timestamp) -> Uuid {
+/// A UUIDv7, ordered by `now`.
+pub(crate) fn uuid_v7(now: Timestamp) -> Uuid {
     let micros = u64::try_from(now.micros()).unwrap_or(0);
     let random = random_bytes::<10>();
     uuid::Builder::from_unix_timestamp_millis(micros / 1_000, &random).into_uuid()

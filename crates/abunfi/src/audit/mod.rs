@@ -21,6 +21,7 @@ use crate::context::Actor;
 use crate::ids::{TransactionId, UserId};
 use crate::money::Amount;
 
+pub mod drafts;
 mod store;
 pub use store::{HistoryCursor, Store};
 

@@ -26,6 +26,7 @@ pub mod preferences;
 mod relay;
 mod service;
 mod store;
+pub mod versions;
 
 pub use error::Error;
 pub use relay::{Relay, RelayStats};
@@ -120,6 +121,26 @@ words! {
         Info = "info",
         Warn = "warn",
         Error = "error",
+    }
+}
+
+impl LogLevel {
+    /// How stores keep it, so that "this level and above" is a comparison: 0 for `trace` to 4 for `error`.
+    #[must_use]
+    pub const fn rank(self) -> i16 {
+        match self {
+            Self::Trace => 0,
+            Self::Debug => 1,
+            Self::Info => 2,
+            Self::Warn => 3,
+            Self::Error => 4,
+        }
+    }
+
+    /// The level of that rank, if there is one.
+    #[must_use]
+    pub fn from_rank(rank: i16) -> Option<Self> {
+        Self::ALL.iter().copied().find(|level| level.rank() == rank)
     }
 }
 

@@ -13,6 +13,7 @@ use crate::ledger::{Asset, Balance, words};
 
 mod error;
 pub mod identity;
+pub mod rules;
 mod service;
 mod store;
 

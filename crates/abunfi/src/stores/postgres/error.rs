@@ -1,0 +1,126 @@
+//! What the driver's errors mean.
+
+use std::fmt;
+use std::time::Duration;
+
+use crate::error::{StoreError, StoreKind};
+use crate::{documents, ledger, sessions, users};
+
+/// Soon enough to be of use, late enough for a burst to pass.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// Why a unit of work ends without its commit.
+///
+/// `?` makes it from what the driver says and from the domain's own error.
+#[derive(Debug)]
+pub(super) enum Abort<E> {
+    /// A statement failed. A serialization failure or a deadlock runs the unit again.
+    Driver(sqlx::Error),
+    /// The body lost a race that it will see when it runs again, as a unique violation that it took for
+    /// impossible a moment ago.
+    Again(&'static str),
+    /// The domain says no.
+    Refused(E),
+}
+
+impl<E> From<sqlx::Error> for Abort<E> {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Driver(error)
+    }
+}
+
+macro_rules! refusals {
+    ($($error:ty),+) => {$(
+        impl From<$error> for Abort<$error> {
+            fn from(error: $error) -> Self {
+                Self::Refused(error)
+            }
+        }
+    )+};
+}
+refusals!(
+    users::Error,
+    documents::Error,
+    sessions::Error,
+    ledger::Error,
+    StoreError
+);
+
+/// What an error of the driver means, as long as no commit was sent: then all of them say "not done".
+pub(super) fn classify(error: &sqlx::Error) -> StoreError {
+    match error {
+        sqlx::Error::Database(answer) => {
+            let code = answer.code().unwrap_or_default();
+            match code.as_ref() {
+                // serialization_failure, deadlock_detected
+                "40001" | "40P01" => StoreError::Conflict {
+                    store: StoreKind::Relational,
+                },
+                // lock_not_available, too_many_connections
+                "55P03" | "53300" => overloaded(answer),
+                // query_canceled: the statement time-out. read_only_sql_transaction: it is a standby.
+                "57014" | "25006" => unavailable(answer),
+                // connection exceptions; a server that shuts down, crashed or starts; out of resources; an
+                // idle transaction that was cut off; authentication
+                code if matches!(code.get(..2), Some("08" | "53" | "58" | "28"))
+                    || matches!(code, "57P01" | "57P02" | "57P03" | "57P05" | "25P03") =>
+                {
+                    unavailable(answer)
+                }
+                code => unexpected(format_args!("{answer} (SQLSTATE {code})")),
+            }
+        }
+        sqlx::Error::Io(_)
+        | sqlx::Error::Tls(_)
+        | sqlx::Error::Protocol(_)
+        | sqlx::Error::PoolTimedOut
+        | sqlx::Error::PoolClosed
+        | sqlx::Error::WorkerCrashed
+        | sqlx::Error::BeginFailed => unavailable(error),
+        _ => unexpected(error),
+    }
+}
+
+/// Whether the connection is of no use after `error`: nothing more can be said over it.
+pub(super) fn is_lost(error: &sqlx::Error) -> bool {
+    !matches!(error, sqlx::Error::Database(_))
+        && matches!(classify(error), StoreError::Unavailable { .. })
+        || matches!(error, sqlx::Error::Database(answer)
+            if answer.code().is_some_and(|code| code.starts_with("08") || code.starts_with("57P")))
+}
+
+/// The name of the constraint or unique index that a statement ran into.
+pub(super) fn constraint(error: &sqlx::Error) -> Option<&str> {
+    error.as_database_error()?.constraint()
+}
+
+/// For what is stored and cannot be read: a damaged row, or one written by a newer program.
+pub(super) fn undecodable(column: &str, reason: impl fmt::Display) -> sqlx::Error {
+    sqlx::Error::ColumnDecode {
+        index: column.to_owned(),
+        source: reason.to_string().into(),
+    }
+}
+
+pub(super) fn unavailable(reason: impl fmt::Display) -> StoreError {
+    StoreError::unavailable(StoreKind::Relational, reason)
+}
+
+pub(super) fn unexpected(reason: impl fmt::Display) -> StoreError {
+    StoreError::unexpected(StoreKind::Relational, reason)
+}
+
+pub(super) fn overloaded(reason: impl fmt::Display) -> StoreError {
+    StoreError::Overloaded {
+        store: StoreKind::Relational,
+        reason: reason.to_string(),
+        retry_after: RETRY_AFTER,
+    }
+}
+
+pub(super) fn outcome_unknown(reason: impl fmt::Display) -> StoreError {
+    StoreError::OutcomeUnknown {
+        store: StoreKind::Relational,
+        reason: reason.to_string(),
+    }
+}

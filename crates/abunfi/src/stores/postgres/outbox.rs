@@ -1,0 +1,131 @@
+//! The work queue of effects that commits promised.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use sqlx::postgres::PgRow;
+use sqlx::{PgConnection, Row};
+use uuid::Uuid;
+
+use super::Postgres;
+use super::columns::{Columns, at, column, limit};
+use super::error::undecodable;
+use super::lane::scoped;
+use crate::clock::Timestamp;
+use crate::error::StoreError;
+use crate::ids;
+use crate::outbox::{Backlog, Claimed, Effect, Store};
+
+/// Promises, inside the caller's unit of work, that what is cached under `tags` will be removed: one row,
+/// however many tags. Only for a platform that has an L2 (`RelationalOptions::outbox`).
+pub(super) async fn enqueue(
+    connection: &mut PgConnection,
+    tags: Vec<String>,
+    created_at: Timestamp,
+) -> Result<(), sqlx::Error> {
+    if tags.is_empty() {
+        return Ok(());
+    }
+    let effect = serde_json::to_string(&Effect::Invalidate { tags })
+        .map_err(|error| sqlx::Error::Encode(error.into()))?;
+    sqlx::query("INSERT INTO outbox (id, effect, created_at) VALUES ($1, $2, $3)")
+        .bind(ids::uuid_v7(created_at))
+        .bind(effect)
+        .bind(at(created_at))
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+#[async_trait]
+impl Store for Postgres {
+    async fn claim(
+        &self,
+        rows: u32,
+        min_age: Duration,
+        lease_for: Duration,
+        now: Timestamp,
+    ) -> Result<Vec<Claimed>, StoreError> {
+        let lease = Uuid::new_v4();
+        self.background
+            .write(|connection| {
+                scoped(async move {
+                    // SKIP LOCKED is safe here: invalidations may be done in any order, and twice.
+                    let claimed = sqlx::query(
+                        "UPDATE outbox SET lease = $1, leased_until = $2, attempts = attempts + 1
+                     WHERE id IN (
+                         SELECT id FROM outbox
+                         WHERE created_at <= $3 AND (leased_until IS NULL OR leased_until <= $4)
+                         ORDER BY created_at, id LIMIT $5 FOR UPDATE SKIP LOCKED)
+                     RETURNING id, effect, attempts",
+                    )
+                    .bind(lease)
+                    .bind(at(now.plus(lease_for)))
+                    .bind(at(now.minus(min_age)))
+                    .bind(at(now))
+                    .bind(limit(rows))
+                    .fetch_all(connection)
+                    .await?;
+                    let mut claimed = claimed
+                        .iter()
+                        .map(|row| claimed_row(row, lease))
+                        .collect::<Result<Vec<_>, _>>()?;
+                    // UUIDv7, so oldest first.
+                    claimed.sort_unstable_by_key(|claimed| claimed.id);
+                    Ok(claimed)
+                })
+            })
+            .await
+    }
+
+    async fn finish(&self, done: &[Claimed]) -> Result<(), StoreError> {
+        if done.is_empty() {
+            return Ok(());
+        }
+        let ids = &column(done, |claimed| claimed.id);
+        let leases = &column(done, |claimed| claimed.lease);
+        self.background
+            .write(|connection| {
+                scoped(async move {
+                    sqlx::query(
+                    "DELETE FROM outbox USING unnest($1::uuid[], $2::uuid[]) AS done (id, lease)
+                     WHERE outbox.id = done.id AND outbox.lease = done.lease",
+                )
+                .bind(ids)
+                .bind(leases)
+                .execute(connection)
+                .await?;
+                    Ok(())
+                })
+            })
+            .await
+    }
+
+    async fn backlog(&self) -> Result<Backlog, StoreError> {
+        self.background
+            .read(|connection| {
+                scoped(async move {
+                    let row = sqlx::query(
+                        "SELECT count(*) AS pending, min(created_at) AS oldest FROM outbox",
+                    )
+                    .fetch_one(connection)
+                    .await?;
+                    Ok(Backlog {
+                        pending: row.integer("pending")?,
+                        oldest: row.optional_timestamp("oldest")?,
+                    })
+                })
+            })
+            .await
+    }
+}
+
+fn claimed_row(row: &PgRow, lease: Uuid) -> Result<Claimed, sqlx::Error> {
+    Ok(Claimed {
+        id: row.id("id")?,
+        effect: serde_json::from_str(row.try_get("effect")?)
+            .map_err(|error| undecodable("effect", error))?,
+        lease,
+        attempts: row.try_get("attempts")?,
+    })
+}
