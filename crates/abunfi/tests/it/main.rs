@@ -13,5 +13,8 @@
 
 mod support;
 
+mod audit;
+mod keys;
 mod ledger;
+mod sessions;
 mod users;

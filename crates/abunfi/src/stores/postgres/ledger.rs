@@ -14,10 +14,12 @@ use crate::clock::Timestamp;
 use crate::context::Principal;
 use crate::documents::parse::parse_json;
 use crate::ids::{TransactionId, UserId};
-use crate::ledger::posting::{Account, AccountKey, Answer, AnswerKey, Books, Effects, References, Totals};
+use crate::ledger::posting::{
+    Account, AccountKey, Answer, AnswerKey, Books, Effects, References, Totals,
+};
 use crate::ledger::{
-    Asset, BatchOutcome, Command, Error, LedgerAccount, Outcome, Refusal, StoredAnswer, Transaction,
-    TransactionStatus, TransactionType,
+    Asset, BatchOutcome, Command, Error, LedgerAccount, Outcome, Refusal, StoredAnswer,
+    Transaction, TransactionStatus, TransactionType,
 };
 use crate::money::{Amount, Decimal18};
 use crate::users::UserStatus;
@@ -28,9 +30,15 @@ type Result<T, E = sqlx::Error> = std::result::Result<T, E>;
 ///
 /// # Errors
 /// The driver's error; the transaction is to be rolled back then.
-pub(super) async fn post_in(conn: &mut PgConnection, commands: &[Command]) -> Result<Vec<Result<Outcome, Error>>> {
+pub(super) async fn post_in(
+    conn: &mut PgConnection,
+    commands: &[Command],
+) -> Result<Vec<Result<Outcome, Error>>> {
     let mut books = load(conn, commands).await?;
-    let outcomes = commands.iter().map(|command| books.decide(command)).collect();
+    let outcomes = commands
+        .iter()
+        .map(|command| books.decide(command))
+        .collect();
     write(conn, &books).await?;
     Ok(outcomes)
 }
@@ -44,7 +52,11 @@ pub(super) async fn post_all_in(
     let mut books = load(conn, commands).await?;
     let result = books.decide_all(commands);
     write(conn, &books).await?;
-    Ok(BatchOutcome { request_id: request_id.to_owned(), result, replayed: false })
+    Ok(BatchOutcome {
+        request_id: request_id.to_owned(),
+        result,
+        replayed: false,
+    })
 }
 
 /// Locks the accounts that the commands concern, and reads what else decides.
@@ -53,8 +65,12 @@ async fn load(conn: &mut PgConnection, commands: &[Command]) -> Result<Books> {
     refs.accounts.extend(accounts_of(conn, &refs).await?);
     let mut books = Books::default();
     lock_accounts(conn, refs.accounts.iter(), &mut books).await?;
-    let missing: Vec<AccountKey> =
-        refs.accounts.iter().filter(|key| !books.accounts.contains_key(key)).cloned().collect();
+    let missing: Vec<AccountKey> = refs
+        .accounts
+        .iter()
+        .filter(|key| !books.accounts.contains_key(key))
+        .cloned()
+        .collect();
     if !missing.is_empty() {
         open_accounts(conn, &missing).await?;
         lock_accounts(conn, missing.iter(), &mut books).await?;
@@ -130,8 +146,15 @@ async fn open_accounts(conn: &mut PgConnection, keys: &[AccountKey]) -> Result<(
     Ok(())
 }
 
-async fn explain_absent(conn: &mut PgConnection, keys: &[AccountKey], books: &mut Books) -> Result<()> {
-    let absent: Vec<&AccountKey> = keys.iter().filter(|key| !books.accounts.contains_key(key)).collect();
+async fn explain_absent(
+    conn: &mut PgConnection,
+    keys: &[AccountKey],
+    books: &mut Books,
+) -> Result<()> {
+    let absent: Vec<&AccountKey> = keys
+        .iter()
+        .filter(|key| !books.accounts.contains_key(key))
+        .collect();
     if absent.is_empty() {
         return Ok(());
     }
@@ -142,7 +165,9 @@ async fn explain_absent(conn: &mut PgConnection, keys: &[AccountKey], books: &mu
         .await?;
     for key in absent {
         let refusal = if known.contains(&key.0.uuid()) {
-            Refusal::UnknownAsset { asset: key.1.clone() }
+            Refusal::UnknownAsset {
+                asset: key.1.clone(),
+            }
         } else {
             Refusal::UserNotFound
         };
@@ -184,7 +209,11 @@ async fn load_answers(conn: &mut PgConnection, refs: &References, books: &mut Bo
     Ok(())
 }
 
-async fn load_transactions(conn: &mut PgConnection, refs: &References, books: &mut Books) -> Result<()> {
+async fn load_transactions(
+    conn: &mut PgConnection,
+    refs: &References,
+    books: &mut Books,
+) -> Result<()> {
     if refs.transactions.is_empty() {
         return Ok(());
     }
@@ -199,7 +228,9 @@ async fn load_transactions(conn: &mut PgConnection, refs: &References, books: &m
     .await?;
     for row in &rows {
         let transaction = transaction(row)?;
-        books.transactions.insert((transaction.user_id, transaction.id), transaction);
+        books
+            .transactions
+            .insert((transaction.user_id, transaction.id), transaction);
     }
     Ok(())
 }
@@ -217,7 +248,9 @@ async fn load_uses(conn: &mut PgConnection, refs: &References, books: &mut Books
         .fetch_all(&mut *conn)
         .await?;
         for row in &rows {
-            books.client_references.insert((UserId(row.try_get(0)?), row.try_get(1)?));
+            books
+                .client_references
+                .insert((UserId(row.try_get(0)?), row.try_get(1)?));
         }
     }
     if !refs.tx_hashes.is_empty() {
@@ -232,7 +265,9 @@ async fn load_uses(conn: &mut PgConnection, refs: &References, books: &mut Books
         .await?;
         for row in &rows {
             let kind = word(row, "type", TransactionType::from_name)?;
-            books.tx_hashes.insert((UserId(row.try_get(0)?), kind, row.try_get(2)?));
+            books
+                .tx_hashes
+                .insert((UserId(row.try_get(0)?), kind, row.try_get(2)?));
         }
     }
     Ok(())
@@ -260,7 +295,11 @@ async fn update_accounts(conn: &mut PgConnection, books: &Books) -> Result<()> {
         return Ok(());
     }
     let (users, assets) = key_arrays(rows.iter().map(|(key, _)| *key));
-    let column = |value: fn(&Account) -> i64| rows.iter().map(|(_, account)| value(account)).collect::<Vec<_>>();
+    let column = |value: fn(&Account) -> i64| {
+        rows.iter()
+            .map(|(_, account)| value(account))
+            .collect::<Vec<_>>()
+    };
     sqlx::query(
         "UPDATE accounts a SET
              available = n.available, locked = n.locked, shares = n.shares, locked_shares = n.locked_shares,
@@ -296,15 +335,25 @@ async fn update_accounts(conn: &mut PgConnection, books: &Books) -> Result<()> {
 }
 
 async fn insert_transactions(conn: &mut PgConnection, books: &Books) -> Result<()> {
-    let rows: Vec<&Transaction> =
-        books.effects.inserted.iter().filter_map(|key| books.transactions.get(key)).collect();
+    let rows: Vec<&Transaction> = books
+        .effects
+        .inserted
+        .iter()
+        .filter_map(|key| books.transactions.get(key))
+        .collect();
     if rows.is_empty() {
         return Ok(());
     }
-    let texts = |value: fn(&Transaction) -> Option<String>| rows.iter().map(|tx| value(tx)).collect::<Vec<_>>();
-    let counts = |value: fn(&Transaction) -> Option<i64>| rows.iter().map(|tx| value(tx)).collect::<Vec<_>>();
+    let texts = |value: fn(&Transaction) -> Option<String>| {
+        rows.iter().map(|tx| value(tx)).collect::<Vec<_>>()
+    };
+    let counts = |value: fn(&Transaction) -> Option<i64>| {
+        rows.iter().map(|tx| value(tx)).collect::<Vec<_>>()
+    };
     let times = |value: fn(&Transaction) -> Option<Timestamp>| {
-        rows.iter().map(|tx| value(tx).map(OffsetDateTime::from)).collect::<Vec<_>>()
+        rows.iter()
+            .map(|tx| value(tx).map(OffsetDateTime::from))
+            .collect::<Vec<_>>()
     };
     sqlx::query(
         "INSERT INTO transactions (user_id, transaction_id, type, status, asset, amount, shares, expires_at,
@@ -411,8 +460,10 @@ async fn insert_answers(conn: &mut PgConnection, books: &Books) -> Result<()> {
         return Ok(());
     }
     let keys = AnswerArrays::of(rows.iter().map(|(key, _)| *key));
-    let answers: Vec<String> =
-        rows.iter().map(|(_, row)| to_json(&row.answer)).collect::<Result<_>>()?;
+    let answers: Vec<String> = rows
+        .iter()
+        .map(|(_, row)| to_json(&row.answer))
+        .collect::<Result<_>>()?;
     sqlx::query(
         "INSERT INTO idempotency_keys (user_id, principal, scope, key, fingerprint, answer, created_at)
          SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::bytea[], $6::text[],
@@ -440,7 +491,12 @@ struct AnswerArrays {
 
 impl AnswerArrays {
     fn of<'a>(keys: impl Iterator<Item = &'a AnswerKey>) -> Self {
-        let mut arrays = Self { users: vec![], principals: vec![], scopes: vec![], keys: vec![] };
+        let mut arrays = Self {
+            users: vec![],
+            principals: vec![],
+            scopes: vec![],
+            keys: vec![],
+        };
         for key in keys {
             arrays.users.push(key.user_id.uuid());
             arrays.principals.push(key.principal.as_str().to_owned());
@@ -452,7 +508,8 @@ impl AnswerArrays {
 }
 
 fn key_arrays<'a>(keys: impl Iterator<Item = &'a AccountKey>) -> (Vec<Uuid>, Vec<String>) {
-    keys.map(|(user, asset)| (user.uuid(), asset.as_str().to_owned())).unzip()
+    keys.map(|(user, asset)| (user.uuid(), asset.as_str().to_owned()))
+        .unzip()
 }
 
 fn text_arrays<'a>(keys: impl Iterator<Item = &'a (UserId, String)>) -> (Vec<Uuid>, Vec<String>) {
@@ -460,7 +517,10 @@ fn text_arrays<'a>(keys: impl Iterator<Item = &'a (UserId, String)>) -> (Vec<Uui
 }
 
 fn transaction_keys(refs: &References) -> (Vec<Uuid>, Vec<Uuid>) {
-    refs.transactions.iter().map(|(user, id)| (user.uuid(), id.uuid())).unzip()
+    refs.transactions
+        .iter()
+        .map(|(user, id)| (user.uuid(), id.uuid()))
+        .unzip()
 }
 
 fn account_key(row: &PgRow) -> Result<AccountKey> {
@@ -482,7 +542,10 @@ fn account(row: &PgRow) -> Result<Account> {
         },
         last_yield_at: time_of(row, "last_yield_at")?,
         pending: row.try_get("pending")?,
-        head: Head { seq: row.try_get("version")?, hash: row.try_get("chain_hash")? },
+        head: Head {
+            seq: row.try_get("version")?,
+            hash: row.try_get("chain_hash")?,
+        },
         head_at: row.try_get::<OffsetDateTime, _>("chain_at")?.into(),
         owner_status: word(row, "owner_status", UserStatus::from_name)?,
     })
@@ -523,7 +586,10 @@ pub(super) fn transaction(row: &PgRow) -> Result<Transaction> {
 
 /// Canonical JSON, or nothing for the empty object that most transactions have.
 fn metadata_text(transaction: &Transaction) -> Option<String> {
-    let empty = transaction.metadata.as_object().is_none_or(serde_json::Map::is_empty);
+    let empty = transaction
+        .metadata
+        .as_object()
+        .is_none_or(serde_json::Map::is_empty);
     (!empty).then(|| crate::documents::canonical::canonical_json(&transaction.metadata))
 }
 
@@ -536,7 +602,9 @@ pub(super) fn amount(row: &PgRow, column: &'static str) -> Result<Amount> {
 }
 
 fn time_of(row: &PgRow, column: &'static str) -> Result<Option<Timestamp>> {
-    Ok(row.try_get::<Option<OffsetDateTime>, _>(column)?.map(Timestamp::from))
+    Ok(row
+        .try_get::<Option<OffsetDateTime>, _>(column)?
+        .map(Timestamp::from))
 }
 
 fn decimal18(row: &PgRow, column: &'static str) -> Result<Option<Decimal18>> {
@@ -546,7 +614,11 @@ fn decimal18(row: &PgRow, column: &'static str) -> Result<Option<Decimal18>> {
 }
 
 /// A column that holds one of an enum's words.
-pub(super) fn word<T>(row: &PgRow, column: &'static str, parse: fn(&str) -> Option<T>) -> Result<T> {
+pub(super) fn word<T>(
+    row: &PgRow,
+    column: &'static str,
+    parse: fn(&str) -> Option<T>,
+) -> Result<T> {
     parse(row.try_get(column)?).ok_or_else(|| undecodable(column))
 }
 
@@ -557,7 +629,8 @@ pub(super) fn undecodable(column: &'static str) -> sqlx::Error {
 
 /// Stored JSON, read exactly as it was written.
 pub(super) fn stored_value(text: &str) -> Result<serde_json::Value> {
-    let parsed = parse_json(text.as_bytes(), usize::MAX).map_err(|error| sqlx::Error::Decode(error.into()))?;
+    let parsed = parse_json(text.as_bytes(), usize::MAX)
+        .map_err(|error| sqlx::Error::Decode(error.into()))?;
     parsed.into_value().map_err(|_numbers| undecodable("json"))
 }
 

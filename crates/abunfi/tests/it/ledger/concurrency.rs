@@ -302,7 +302,7 @@ fn random_command(
     let kind = *random.pick(&kinds);
     let micros = i64::try_from(random.below(20_000_000) + 1).unwrap();
     let command = posting(user, kind, Amount::from_micros(micros).unwrap())
-        .asset(random.pick(&["VND", "VND", "USDT"]));
+        .asset(random.pick::<&str>(&["VND", "VND", "USDT"]));
     if random.chance(40) {
         command.pending()
     } else {

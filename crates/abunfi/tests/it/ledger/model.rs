@@ -71,10 +71,10 @@ fn random_command(random: &mut Random, users: &[UserId], model: &Model) -> Comma
         }
     } else {
         let kind = *random.pick(TransactionType::ALL);
-        let mut command =
-            posting(user, kind, random_amount(random)).asset(random.pick(&["VND", "VND", "USDT"]));
+        let mut command = posting(user, kind, random_amount(random))
+            .asset(random.pick::<&str>(&["VND", "VND", "USDT"]));
         if random.chance(30) {
-            command = command.shares(random.pick(&["1", "0.5", "999999999999"]));
+            command = command.shares(random.pick::<&str>(&["1", "0.5", "999999999999"]));
         }
         if random.chance(15) {
             command = command.reference(&format!("reference-{}", random.below(6)));

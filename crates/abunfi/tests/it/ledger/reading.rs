@@ -43,7 +43,7 @@ async fn balances_are_shown_as_they_were(stores: &Relational) {
             .into_iter()
             .find(|balance| balance.asset.as_str() == "VND")
     };
-    let later = |seconds| at(10_000 + seconds);
+    let later = |seconds: i64| at(10_000 + seconds);
     stores
         .posted(deposit(user, 10).shares("2").at(later(0)))
         .await;
