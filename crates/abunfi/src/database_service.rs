@@ -163,12 +163,12 @@ impl DatabaseService {
         E: Send,
         F: Future<Output = Result<T, E>> + Send,
     {
-        Ok(self
+        let cached = self
             .inner
             .cache
             .get_or_fetch(key, &[], ttl, |_error| false, fetch)
-            .await?
-            .value)
+            .await?;
+        Ok(Arc::unwrap_or_clone(cached.value))
     }
 
     /// Runs `body` in one relational transaction: see [`transaction`].

@@ -13,7 +13,15 @@ use serde::{Deserialize, Serialize};
 use crate::clock::Timestamp;
 use crate::error::StoreError;
 
+mod agreement;
+mod flights;
+mod generations;
+mod load;
+mod local;
 mod service;
+#[cfg(test)]
+mod tests;
+mod undelivered;
 
 pub use service::{Cache, CacheConfig, CacheStats, Cached, Hit};
 
@@ -40,9 +48,9 @@ pub struct Stored {
 /// What [`Store::get_or_lease`] found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Lookup {
-    /// A value, fresh or stale by its own `fresh_until`. With a lease when it is stale and this caller
-    /// is the one to refresh it.
-    Found {
+    Fresh(Stored),
+    /// Past its time. With a lease when this caller is the one to refresh it.
+    Stale {
         stored: Stored,
         lease: Option<LeaseToken>,
     },
@@ -53,13 +61,21 @@ pub enum Lookup {
 }
 
 /// L2. Each method is one atomic script, with the server's own clock.
+///
+/// `tags` are those of the key, the same ones at every call: an invalidation of one of them removes value
+/// and lease of the key.
 #[async_trait]
 pub trait Store: Send + Sync + std::fmt::Debug {
+    /// The value, fresh or stale; takes no lease.
+    async fn get(&self, key: &str, tags: &[String]) -> Result<Option<Stored>, StoreError>;
+
     /// The value, or the lease of the key when nobody holds it. `token` becomes the lease, for at most
-    /// `lease_for`.
+    /// `lease_for`. A value goes stale when the span from its `stored_at` to its `fresh_until` has passed
+    /// on the server's clock: those of the instances need not agree.
     async fn get_or_lease(
         &self,
         key: &str,
+        tags: &[String],
         token: LeaseToken,
         lease_for: Duration,
     ) -> Result<Lookup, StoreError>;
@@ -80,6 +96,9 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     /// other instances.
     async fn invalidate(&self, keys: &[String], tags: &[String]) -> Result<(), StoreError>;
 
+    /// Removes all that was there when it was called, values and leases, and tells the other instances.
+    async fn flush(&self) -> Result<(), StoreError>;
+
     /// Invalidations by other instances, as they come; `Lost` whenever some may have been missed.
     fn subscribe(&self) -> tokio::sync::broadcast::Receiver<Notice>;
 }
@@ -91,6 +110,6 @@ pub enum Notice {
         keys: Vec<String>,
         tags: Vec<String>,
     },
-    /// The subscription was interrupted: forget everything.
+    /// The subscription was interrupted, or all was flushed: nothing in L1 is known to be fresh.
     Lost,
 }

@@ -2,13 +2,26 @@
 
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 
-use super::Store;
-use crate::clock::SharedClock;
+use super::flights::{self, Flights, Outcome, Part};
+use super::generations::Generations;
+use super::load::{Load, decode};
+use super::local::{Entry, Local};
+use super::undelivered::Undelivered;
+use super::{Store, agreement};
+use crate::clock::{SharedClock, Timestamp};
+use crate::error::StoreError;
+
+/// How long a caller waits for another caller's load in this process before it loads by itself.
+const FOLLOW_PATIENCE: Duration = Duration::from_secs(2);
+/// How long a read waits for L2: beyond it the authority is the faster one.
+const L2_PATIENCE: Duration = Duration::from_millis(100);
 
 /// Bounds and times.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -70,17 +83,41 @@ pub struct Cache {
 }
 
 #[derive(Debug)]
-struct Inner {
-    l2: Option<Arc<dyn Store>>,
-    clock: SharedClock,
-    config: CacheConfig,
+pub(super) struct Inner {
+    pub(super) l2: Option<Arc<dyn Store>>,
+    pub(super) clock: SharedClock,
+    pub(super) config: CacheConfig,
     /// Whether other instances may write the same data.
-    shared: bool,
+    pub(super) shared: bool,
+    pub(super) local: Local,
+    pub(super) generations: Generations,
+    pub(super) flights: Flights<Landed>,
+    pub(super) undelivered: Undelivered,
+    /// How often notices may have been missed: what was loaded before is no longer fresh.
+    pub(super) epoch: AtomicU64,
+    pub(super) counts: Counts,
+}
+
+/// What a load gives to those who waited for it.
+pub(super) type Landed = (Arc<Entry>, Hit);
+
+#[derive(Debug, Default)]
+pub(super) struct Counts {
+    pub(super) l1_hits: AtomicU64,
+    pub(super) l2_hits: AtomicU64,
+    pub(super) misses: AtomicU64,
+    pub(super) stale: AtomicU64,
+    pub(super) invalidations: AtomicU64,
+    pub(super) l2_errors: AtomicU64,
 }
 
 impl Cache {
     /// `l2: None`: this process is all there is of the cache. `shared`: other processes may write the same
     /// data.
+    ///
+    /// # Panics
+    /// With an L2, outside a Tokio runtime: a task keeps L1 and L2 in agreement for as long as the cache
+    /// lives.
     #[must_use]
     pub fn new(
         l2: Option<Arc<dyn Store>>,
@@ -88,21 +125,31 @@ impl Cache {
         config: CacheConfig,
         shared: bool,
     ) -> Self {
-        Self {
-            inner: Arc::new(Inner {
-                l2,
-                clock,
-                config,
-                shared,
-            }),
+        let inner = Arc::new(Inner {
+            local: Local::new(config.l1_max_bytes),
+            l2,
+            clock,
+            config,
+            shared,
+            generations: Generations::default(),
+            flights: Flights::new(),
+            undelivered: Undelivered::default(),
+            epoch: AtomicU64::new(0),
+            counts: Counts::default(),
+        });
+        if let Some(l2) = &inner.l2 {
+            tokio::spawn(agreement::listen(Arc::downgrade(&inner), l2.subscribe()));
+            tokio::spawn(agreement::deliver(Arc::downgrade(&inner)));
         }
+        Self { inner }
     }
 
     /// The value of `key`, from L1, L2 or `fetch`. One flight per key in this process, and one across
     /// processes by lease; others wait briefly or fetch by themselves. `fetch` runs outside any lock, and
-    /// what it gives is kept for `ttl` unless the key or one of `tags` was invalidated meanwhile. With L2
-    /// away it works without. An error of `fetch` is not cached; it gives way to a stale copy when
-    /// `stale_on` says so of the error.
+    /// what it gives is kept for `ttl` (give or take a tenth, so that what was cached together does not
+    /// run out together) unless the key or one of `tags` was invalidated meanwhile. `tags` must be the
+    /// same at every call for a key. With L2 away it works without. An error of `fetch` is not cached; it
+    /// gives way to a stale copy when `stale_on` says so of the error.
     pub async fn get_or_fetch<T, E, F>(
         &self,
         key: &str,
@@ -110,28 +157,218 @@ impl Cache {
         ttl: Duration,
         stale_on: fn(&E) -> bool,
         fetch: F,
-    ) -> Result<Cached<T>, E>
+    ) -> Result<Cached<Arc<T>>, E>
     where
-        T: Serialize + DeserializeOwned + Clone + Send + Sync + 'static,
+        T: Serialize + DeserializeOwned + Send + Sync + 'static,
         E: Send,
         F: Future<Output = Result<T, E>> + Send,
     {
-        todo!()
+        let inner = &*self.inner;
+        if let Some(hit) = inner.from_l1(key) {
+            return Ok(hit);
+        }
+        let lead = loop {
+            match inner
+                .flights
+                .join(key, || inner.generations.note(key, tags))
+            {
+                Part::Lead(lead) => break Some(lead),
+                Part::Follow(flight) => match inner.follow(flight).await {
+                    Followed::Answer(answer) => return Ok(answer),
+                    Followed::Alone => break None,
+                    Followed::Again => {}
+                },
+            }
+        };
+        let load = Load {
+            inner,
+            key,
+            tags,
+            ttl,
+            stale_on,
+        };
+        load.run(lead, fetch).await
     }
 
     /// The last known copy, fresh or not, without fetching: what answers while the authority is away.
-    pub async fn last_known<T: DeserializeOwned>(&self, key: &str) -> Option<Cached<T>> {
-        todo!()
+    /// `tags` are those that it was cached with. What was invalidated is not known any more.
+    pub async fn last_known<T>(&self, key: &str, tags: &[String]) -> Option<Cached<Arc<T>>>
+    where
+        T: DeserializeOwned + Send + Sync + 'static,
+    {
+        let inner = &*self.inner;
+        if let Some(hit) = inner.from_l1(key) {
+            return Some(hit);
+        }
+        let copy = match inner.stale_from_l1(key) {
+            Some(copy) => copy,
+            None => {
+                let note = inner.generations.note(key, tags);
+                let l2 = inner.usable_l2(key, tags)?;
+                let stored = inner.patiently(l2.get(key, tags)).await??;
+                let (value, stored) = decode(stored)?;
+                let copy = inner.stale_copy(Arc::new(value), stored.stored_at);
+                note.holds().then_some(copy)?
+            }
+        };
+        inner.counts.stale.fetch_add(1, Ordering::Relaxed);
+        Some(copy)
     }
 
     /// Forgets keys and tags, here at once, in L2 and in other instances within a second. Called after the
     /// commit. What L2 could not be told is told it before it is used again.
     pub async fn invalidate(&self, keys: &[String], tags: &[String]) {
-        todo!()
+        if let Err(error) = self.invalidate_confirmed(keys, tags).await {
+            tracing::debug!(%error, "L2 is told of an invalidation later");
+        }
+    }
+
+    /// Like [`invalidate`](Self::invalidate), for those who must know that L2 was told.
+    ///
+    /// # Errors
+    /// L2 did not confirm. The names are forgotten here all the same, and L2 is not asked about them until
+    /// it has been told.
+    pub async fn invalidate_confirmed(
+        &self,
+        keys: &[String],
+        tags: &[String],
+    ) -> Result<(), StoreError> {
+        if keys.is_empty() && tags.is_empty() {
+            return Ok(());
+        }
+        let inner = &*self.inner;
+        inner.counts.invalidations.fetch_add(1, Ordering::Relaxed);
+        let Some(l2) = &inner.l2 else {
+            inner.void(keys, tags);
+            return Ok(());
+        };
+        // In this order. A reader notes the generations, then looks here, then asks L2: so it is voided
+        // below if it looked before, and goes round L2 if it looks later.
+        let noted = inner.undelivered.note(keys, tags);
+        inner.void(keys, tags);
+        match l2.invalidate(keys, tags).await {
+            Ok(()) => {
+                inner.undelivered.settle(noted);
+                Ok(())
+            }
+            Err(error) => {
+                inner.counts.l2_errors.fetch_add(1, Ordering::Relaxed);
+                Err(error)
+            }
+        }
     }
 
     #[must_use]
     pub fn stats(&self) -> CacheStats {
-        todo!()
+        let Inner { counts, local, .. } = &*self.inner;
+        CacheStats {
+            l1_hits: counts.l1_hits.load(Ordering::Relaxed),
+            l2_hits: counts.l2_hits.load(Ordering::Relaxed),
+            misses: counts.misses.load(Ordering::Relaxed),
+            stale: counts.stale.load(Ordering::Relaxed),
+            invalidations: counts.invalidations.load(Ordering::Relaxed),
+            l2_errors: counts.l2_errors.load(Ordering::Relaxed),
+            l1_entries: local.entries(),
+            l1_bytes: local.bytes(),
+        }
+    }
+}
+
+/// How waiting for another caller's load ended.
+enum Followed<T> {
+    Answer(Cached<Arc<T>>),
+    /// It failed or takes too long. All who waited go on side by side: one after the other, each would
+    /// wait for the failures of those before.
+    Alone,
+    /// The leader went away: someone else leads.
+    Again,
+}
+
+impl Inner {
+    fn from_l1<T: Send + Sync + 'static>(&self, key: &str) -> Option<Cached<Arc<T>>> {
+        let entry = self.local.get(key)?;
+        let now = self.clock.now();
+        if !entry.is_fresh(now, self.epoch.load(Ordering::SeqCst)) {
+            return None;
+        }
+        let value = entry.typed()?;
+        self.counts.l1_hits.fetch_add(1, Ordering::Relaxed);
+        Some(Cached {
+            value,
+            hit: Hit::L1,
+            age: now.since(entry.stored_at),
+        })
+    }
+
+    pub(super) fn stale_from_l1<T: Send + Sync + 'static>(
+        &self,
+        key: &str,
+    ) -> Option<Cached<Arc<T>>> {
+        let entry = self.local.get(key)?;
+        if !entry.may_be_stale(self.clock.now(), self.stale_for()) {
+            return None;
+        }
+        Some(self.stale_copy(entry.typed()?, entry.stored_at))
+    }
+
+    pub(super) fn stale_copy<T>(&self, value: Arc<T>, stored_at: Timestamp) -> Cached<Arc<T>> {
+        Cached {
+            value,
+            hit: Hit::Stale,
+            age: self.clock.now().since(stored_at),
+        }
+    }
+
+    async fn follow<T: Send + Sync + 'static>(
+        &self,
+        flight: watch::Receiver<Option<Outcome<Landed>>>,
+    ) -> Followed<T> {
+        match tokio::time::timeout(FOLLOW_PATIENCE, flights::outcome(flight)).await {
+            Ok(Some(Outcome::Loaded((entry, hit)))) => match entry.typed() {
+                Some(value) => {
+                    let age = self.clock.now().since(entry.stored_at);
+                    Followed::Answer(Cached { value, hit, age })
+                }
+                None => Followed::Alone,
+            },
+            Ok(Some(Outcome::Failed)) | Err(_) => Followed::Alone,
+            Ok(None) => Followed::Again,
+        }
+    }
+
+    pub(super) fn void(&self, keys: &[String], tags: &[String]) {
+        self.generations.void(keys, tags);
+        for key in keys {
+            self.local.remove(key);
+        }
+    }
+
+    /// L2, unless it may hold what was invalidated.
+    pub(super) fn usable_l2(&self, key: &str, tags: &[String]) -> Option<&Arc<dyn Store>> {
+        self.l2
+            .as_ref()
+            .filter(|_| !self.undelivered.concerns(key, tags))
+    }
+
+    /// What L2 answers in time.
+    pub(super) async fn patiently<T>(
+        &self,
+        call: impl Future<Output = Result<T, StoreError>>,
+    ) -> Option<T> {
+        if let Ok(Ok(answer)) = tokio::time::timeout(L2_PATIENCE, call).await {
+            return Some(answer);
+        }
+        self.counts.l2_errors.fetch_add(1, Ordering::Relaxed);
+        None
+    }
+
+    pub(super) fn stale_for(&self) -> Duration {
+        Duration::from_secs(u64::from(self.config.stale_for_seconds))
+    }
+
+    /// Nothing that was loaded before now counts as fresh. It may still stand in, marked stale, for an
+    /// authority that is away.
+    pub(super) fn doubt_everything(&self) {
+        self.epoch.fetch_add(1, Ordering::SeqCst);
     }
 }

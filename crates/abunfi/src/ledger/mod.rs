@@ -1,7 +1,7 @@
 //! The money: balances, transactions, entries.
 //!
 //! Read in this order: the types here, [`posting`] (the rules, pure), [`Store`] (what one atomic unit
-//! is), [`Service`] (what callers use).
+//! is), `batcher` (group commit), [`Service`] (what callers use).
 //!
 //! Invariant: a balance changes only together with a transaction, its entries and an audit row, in one
 //! relational transaction, decided from the locked account row.
@@ -12,6 +12,7 @@ use crate::clock::Timestamp;
 use crate::ids::{TransactionId, UserId};
 use crate::money::{Amount, Decimal18, SignedSum};
 
+mod batcher;
 mod error;
 pub mod posting;
 mod request;

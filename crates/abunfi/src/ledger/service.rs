@@ -4,8 +4,10 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use futures::FutureExt;
 use tokio::sync::watch;
 
+use super::batcher::{Batcher, Commit, Committed};
 use super::request::{PostRequest, SendOut, SettleRequest};
 use super::{
     Action, Asset, AssetInfo, AtomicBatch, Balance, BatchClaim, BatchKey, Command, Error,
@@ -79,10 +81,13 @@ pub struct Service {
     cache: Cache,
     clock: SharedClock,
     default_asset: Asset,
+    batcher: Batcher,
     running: Running,
 }
 
 impl Service {
+    /// `shards`: how many batches may be in flight at once; 1 for a store with one writer. Starts them on
+    /// the current runtime.
     #[must_use]
     pub fn new(
         store: Arc<dyn Store>,
@@ -90,13 +95,20 @@ impl Service {
         cache: Cache,
         clock: SharedClock,
         default_asset: Asset,
+        shards: usize,
     ) -> Self {
+        let commit: Arc<Commit> = Arc::new({
+            let (store, cache) = (Arc::clone(&store), cache.clone());
+            move |commands| post_and_invalidate(Arc::clone(&store), cache.clone(), commands).boxed()
+        });
+        let batcher = Batcher::start(shards, &commit);
         Self {
             store,
             history,
             cache,
             clock,
             default_asset,
+            batcher,
             running: Running::default(),
         }
     }
@@ -360,12 +372,11 @@ impl Service {
         &self,
         commands: Vec<Command>,
     ) -> Result<Vec<Result<Outcome, Error>>, StoreError> {
-        let (store, cache) = (Arc::clone(&self.store), self.cache.clone());
-        uncancelled(async move {
-            let posted = store.post(&commands).await;
-            cache.invalidate(&[], &tags_of(&commands)).await;
-            posted
-        })
+        uncancelled(post_and_invalidate(
+            Arc::clone(&self.store),
+            self.cache.clone(),
+            commands,
+        ))
         .await?
     }
 
@@ -627,6 +638,16 @@ fn running_name(user_id: UserId, idempotency: &Idempotency) -> String {
         idempotency.scope,
         idempotency.key
     )
+}
+
+async fn post_and_invalidate(
+    store: Arc<dyn Store>,
+    cache: Cache,
+    commands: Vec<Command>,
+) -> Committed {
+    let posted = store.post(&commands).await;
+    cache.invalidate(&[], &tags_of(&commands)).await;
+    posted
 }
 
 /// Runs a write to its end whatever becomes of the caller: money is never left half-way.

@@ -1,4 +1,6 @@
 //! The configuration: defaults ← TOML file ← environment ← flags.
+//!
+//! Read in this order: [`Config`], the table of [`SETTINGS`], [`Config::load`].
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -8,8 +10,20 @@ use serde::{Deserialize, Serialize};
 
 use crate::cache::CacheConfig;
 use crate::documents::LogLevel;
+use crate::ledger::words;
 use crate::rate_limit::Policy;
 use crate::sessions::SessionPolicy;
+
+mod load;
+mod mask;
+mod process;
+mod settings;
+#[cfg(test)]
+mod tests;
+
+pub use load::{FileText, Loaded, Problem, Problems, Shown, Source, Sources};
+pub use process::{ENVIRONMENT_VARIABLE, FILE_VARIABLE};
+pub use settings::{SETTINGS, Setting, markdown_table};
 
 /// The effective configuration. Every field has a default; `DATABASE_URL` and the like are the environment's
 /// names for the same fields (see the table in the README).
@@ -95,13 +109,23 @@ impl Default for Config {
     }
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum LogFormat {
-    /// `pretty` on a terminal, else `json`.
-    Auto,
-    Pretty,
-    Json,
+impl Config {
+    /// Whether a PostgreSQL server is the relational store, rather than a file of this machine.
+    #[must_use]
+    pub fn uses_postgres(&self) -> bool {
+        self.database_url
+            .as_ref()
+            .is_some_and(|url| !url.expose().starts_with("sqlite:"))
+    }
+}
+
+words! {
+    LogFormat {
+        /// `pretty` on a terminal, else `json`.
+        Auto = "auto",
+        Pretty = "pretty",
+        Json = "json",
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -218,9 +242,16 @@ impl Default for HttpConfig {
 }
 
 /// A value that is never shown: in logs, errors and `abunfi config` it is masked.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Deserialize)]
 #[serde(transparent)]
 pub struct Secret(String);
+
+/// Masked, so that a configuration that is written out somewhere leaks nothing.
+impl Serialize for Secret {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str("***")
+    }
+}
 
 impl Secret {
     #[must_use]

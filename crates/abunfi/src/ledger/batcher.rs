@@ -1,0 +1,467 @@
+//! Group commit: what arrives together is decided and committed together.
+//!
+//! A commit costs one flush to disk however many postings it holds, so the batcher takes whatever waits
+//! when it is free, commits it as one unit, and answers each caller with its own result. It never waits for
+//! more to come: an idle system commits a single posting at once, and under load batches grow by themselves.
+//!
+//! Accounts are spread over a few shards by user, so that the batches in flight never wait for each other's
+//! rows, and postings on one account keep their order. Within a shard users take turns, so that one busy
+//! account cannot starve the others.
+//!
+//! Invariant: a caller is answered only after its batch committed or certainly did not; a caller that goes
+//! away does not stop its posting.
+
+use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasher, RandomState};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use futures::future::BoxFuture;
+use tokio::sync::{Notify, oneshot};
+
+use super::{Command, Error, Outcome};
+use crate::error::{StoreError, StoreKind};
+use crate::ids::UserId;
+
+/// Postings that one batch holds at most: past a few hundred the flush is a small part of the work, and a
+/// larger batch only keeps its rows locked for longer.
+const MAX_BATCH: usize = 256;
+/// Postings that wait in one shard at most; a few batches, so that a full queue is worth a second or so.
+const MAX_WAITING: usize = 4_096;
+/// Postings of one user that wait at most: a share of the queue, so that others always find room.
+const MAX_WAITING_OF_USER: usize = 1_024;
+/// A posting that waited this long is turned away undone, before its caller's patience ends.
+const MAX_WAIT: Duration = Duration::from_secs(5);
+/// When turned away, come back then.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// What a batch's commit gives: a result for each command, or that none was done (or none is known).
+pub(super) type Committed = Result<Vec<Result<Outcome, Error>>, StoreError>;
+
+/// Decides and commits commands as one unit.
+pub(super) type Commit = dyn Fn(Vec<Command>) -> BoxFuture<'static, Committed> + Send + Sync;
+
+/// Cheap to clone; all clones share the queues.
+#[derive(Clone)]
+pub(super) struct Batcher {
+    shards: Arc<[Arc<Shard>]>,
+    hasher: RandomState,
+}
+
+impl std::fmt::Debug for Batcher {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Batcher")
+            .field("shards", &self.shards.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Batcher {
+    /// Starts `shards` workers (at least one) on the current runtime; they end when the last clone is
+    /// dropped and the queues are empty.
+    pub(super) fn start(shards: usize, commit: &Arc<Commit>) -> Self {
+        let shards: Arc<[Arc<Shard>]> = (0..shards.max(1))
+            .map(|_| Arc::new(Shard::default()))
+            .collect();
+        for shard in shards.iter() {
+            tokio::spawn(work(
+                Arc::downgrade(shard),
+                Arc::clone(&shard.wake),
+                Arc::clone(commit),
+            ));
+        }
+        Self {
+            shards,
+            hasher: RandomState::new(),
+        }
+    }
+
+    /// Commits `command` with whatever else waits. Durable on return.
+    ///
+    /// # Errors
+    /// [`StoreError::Overloaded`] at once when the queue is full; else what the commit said.
+    pub(super) async fn submit(&self, command: Command) -> Result<Outcome, Error> {
+        let index =
+            self.hasher.hash_one(command.user_id) % u64::try_from(self.shards.len()).unwrap_or(1);
+        let shard = usize::try_from(index)
+            .ok()
+            .and_then(|index| self.shards.get(index));
+        let Some(shard) = shard else {
+            return Err(overloaded("no shard serves the account").into());
+        };
+        let (answer, answered) = oneshot::channel();
+        shard.push(Job {
+            command,
+            answer,
+            since: Instant::now(),
+        })?;
+        answered.await.unwrap_or_else(|_dropped| {
+            // The worker died with the job in hand: whether it committed is not known.
+            Err(StoreError::OutcomeUnknown {
+                store: StoreKind::Relational,
+                reason: "the batcher stopped".to_owned(),
+            }
+            .into())
+        })
+    }
+
+    /// How many postings wait now.
+    pub(super) fn waiting(&self) -> usize {
+        self.shards.iter().map(|shard| shard.lock().waiting).sum()
+    }
+}
+
+struct Job {
+    command: Command,
+    answer: oneshot::Sender<Result<Outcome, Error>>,
+    since: Instant,
+}
+
+#[derive(Default)]
+struct Shard {
+    queue: Mutex<Queue>,
+    wake: Arc<Notify>,
+}
+
+impl Drop for Shard {
+    fn drop(&mut self) {
+        self.wake.notify_one();
+    }
+}
+
+/// First come first served within a user; users take turns.
+#[derive(Default)]
+struct Queue {
+    of_user: HashMap<UserId, VecDeque<Job>>,
+    turns: VecDeque<UserId>,
+    waiting: usize,
+}
+
+impl Shard {
+    fn push(&self, job: Job) -> Result<(), StoreError> {
+        {
+            let mut queue = self.lock();
+            if queue.waiting >= MAX_WAITING {
+                return Err(overloaded("too many postings wait"));
+            }
+            let user = job.command.user_id;
+            let jobs = queue.of_user.entry(user).or_default();
+            if jobs.len() >= MAX_WAITING_OF_USER {
+                return Err(overloaded("too many postings of this user wait"));
+            }
+            let first = jobs.is_empty();
+            jobs.push_back(job);
+            queue.waiting += 1;
+            if first {
+                queue.turns.push_back(user);
+            }
+        }
+        self.wake.notify_one();
+        Ok(())
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Queue {
+    /// The next batch: one job of each user in turn, round after round.
+    fn take(&mut self) -> Vec<Job> {
+        let mut batch = Vec::with_capacity(self.waiting.min(MAX_BATCH));
+        while batch.len() < MAX_BATCH {
+            let Some(user) = self.turns.pop_front() else {
+                break;
+            };
+            let Some(jobs) = self.of_user.get_mut(&user) else {
+                continue;
+            };
+            if let Some(job) = jobs.pop_front() {
+                self.waiting = self.waiting.saturating_sub(1);
+                batch.push(job);
+            }
+            if jobs.is_empty() {
+                self.of_user.remove(&user);
+            } else {
+                self.turns.push_back(user);
+            }
+        }
+        batch
+    }
+}
+
+async fn work(shard: std::sync::Weak<Shard>, wake: Arc<Notify>, commit: Arc<Commit>) {
+    loop {
+        let batch = match shard.upgrade() {
+            Some(shard) => shard.lock().take(),
+            None => return,
+        };
+        if batch.is_empty() {
+            wake.notified().await;
+            continue;
+        }
+        let (late, batch): (Vec<Job>, Vec<Job>) = batch
+            .into_iter()
+            .partition(|job| job.since.elapsed() > MAX_WAIT);
+        for job in late {
+            answer(job, Err(overloaded("the posting waited too long").into()));
+        }
+        commit_and_answer(batch, &commit).await;
+    }
+}
+
+/// Commits a batch. One that the store refuses as a whole, and certainly did not do, is halved until the
+/// posting that it stumbles over stands alone; the others are done.
+async fn commit_and_answer(batch: Vec<Job>, commit: &Arc<Commit>) {
+    let mut todo = vec![batch];
+    while let Some(mut batch) = todo.pop() {
+        if batch.is_empty() {
+            continue;
+        }
+        let commands = batch.iter().map(|job| job.command.clone()).collect();
+        // In a task of its own, so that a panic in it takes this batch with it and not the shard.
+        let committed = tokio::spawn(commit(commands)).await.unwrap_or_else(|died| {
+            Err(StoreError::OutcomeUnknown {
+                store: StoreKind::Relational,
+                reason: died.to_string(),
+            })
+        });
+        match committed {
+            Ok(results) => {
+                for (job, result) in batch.into_iter().zip(results) {
+                    answer(job, result);
+                }
+            }
+            Err(StoreError::Unexpected { .. } | StoreError::Conflict { .. }) if batch.len() > 1 => {
+                let second = batch.split_off(batch.len() / 2);
+                todo.push(second);
+                todo.push(batch);
+            }
+            Err(error) => {
+                for job in batch {
+                    answer(job, Err(error.clone().into()));
+                }
+            }
+        }
+    }
+}
+
+fn answer(job: Job, result: Result<Outcome, Error>) {
+    // A caller that went away does not need to be told; what was done is done.
+    drop(job.answer.send(result));
+}
+
+fn overloaded(reason: &str) -> StoreError {
+    StoreError::Overloaded {
+        store: StoreKind::Relational,
+        reason: reason.to_owned(),
+        retry_after: RETRY_AFTER,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt;
+    use futures::future::join_all;
+
+    use super::*;
+    use crate::clock::Timestamp;
+    use crate::context::Actor;
+    use crate::ids::TransactionId;
+    use crate::ledger::{Action, Refusal, StoredAnswer};
+
+    fn command(user: u128, request: &str) -> Command {
+        Command {
+            user_id: UserId(uuid::Uuid::from_u128(user)),
+            actor: Actor::system("test"),
+            request_id: request.to_owned(),
+            idempotency: None,
+            at: Timestamp::EPOCH,
+            salt: [0; 32],
+            action: Action::Submit {
+                transaction_id: TransactionId(uuid::Uuid::nil()),
+                tx_hash: None,
+            },
+        }
+    }
+
+    fn outcome(command: &Command) -> Outcome {
+        let answer = StoredAnswer {
+            request_id: command.request_id.clone(),
+            result: Err(Refusal::TransactionNotFound),
+        };
+        Outcome {
+            answer,
+            replayed: false,
+        }
+    }
+
+    /// Commits by noting the batches; each takes `pause`.
+    fn recorder(pause: Duration) -> (Arc<Commit>, Arc<Mutex<Vec<Vec<Command>>>>) {
+        let batches = Arc::new(Mutex::new(Vec::new()));
+        let noted = Arc::clone(&batches);
+        let commit: Arc<Commit> = Arc::new(move |commands: Vec<Command>| {
+            let noted = Arc::clone(&noted);
+            async move {
+                tokio::time::sleep(pause).await;
+                let outcomes = commands
+                    .iter()
+                    .map(|command| Ok(outcome(command)))
+                    .collect();
+                noted.lock().unwrap().push(commands);
+                Ok(outcomes)
+            }
+            .boxed()
+        });
+        (commit, batches)
+    }
+
+    #[tokio::test]
+    async fn what_waits_is_committed_together_and_each_gets_its_own_result() {
+        let (commit, batches) = recorder(Duration::from_millis(20));
+        let batcher = Batcher::start(1, &commit);
+        let calls = (0..100_u128).map(|n| {
+            let batcher = batcher.clone();
+            async move {
+                batcher
+                    .submit(command(n, &n.to_string()))
+                    .await
+                    .unwrap()
+                    .answer
+                    .request_id
+            }
+        });
+        let answers = join_all(calls).await;
+        let expected: Vec<String> = (0..100).map(|n| n.to_string()).collect();
+        assert_eq!(answers, expected);
+        assert!(
+            batches.lock().unwrap().len() <= 3,
+            "100 postings took {} commits",
+            batches.lock().unwrap().len()
+        );
+    }
+
+    #[tokio::test]
+    async fn a_busy_user_does_not_starve_another() {
+        let (commit, batches) = recorder(Duration::from_millis(5));
+        let batcher = Batcher::start(1, &commit);
+        let busy: Vec<_> = (0..900)
+            .map(|_| {
+                tokio::spawn({
+                    let batcher = batcher.clone();
+                    async move { batcher.submit(command(1, "busy")).await }
+                })
+            })
+            .collect();
+        tokio::task::yield_now().await;
+        batcher.submit(command(2, "calm")).await.unwrap();
+        let before = batches.lock().unwrap().len();
+        assert!(before <= 2, "the calm user waited for {before} batches");
+        join_all(busy).await;
+    }
+
+    #[tokio::test]
+    async fn a_user_who_fills_the_queue_is_turned_away_at_once_and_others_are_not() {
+        let (commit, _batches) = recorder(Duration::from_millis(50));
+        let batcher = Batcher::start(1, &commit);
+        let flood: Vec<_> = (0..MAX_WAITING_OF_USER + 300)
+            .map(|_| {
+                tokio::spawn({
+                    let batcher = batcher.clone();
+                    async move { batcher.submit(command(1, "flood")).await }
+                })
+            })
+            .collect();
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        assert!(batcher.submit(command(2, "other")).await.is_ok());
+        let turned_away = join_all(flood)
+            .await
+            .into_iter()
+            .filter(|result| matches!(result, Ok(Err(Error::Store(StoreError::Overloaded { .. })))))
+            .count();
+        assert!(turned_away > 0);
+    }
+
+    #[tokio::test]
+    async fn a_posting_that_the_store_stumbles_over_fails_alone() {
+        let commit: Arc<Commit> = Arc::new(|commands: Vec<Command>| {
+            async move {
+                if commands
+                    .iter()
+                    .any(|command| command.request_id == "poison")
+                {
+                    return Err(StoreError::unexpected(
+                        StoreKind::Relational,
+                        "numeric overflow",
+                    ));
+                }
+                Ok(commands
+                    .iter()
+                    .map(|command| Ok(outcome(command)))
+                    .collect())
+            }
+            .boxed()
+        });
+        let batcher = Batcher::start(1, &commit);
+        let calls = (0..20_u128).map(|n| {
+            let batcher = batcher.clone();
+            async move {
+                batcher
+                    .submit(command(n, if n == 7 { "poison" } else { "fine" }))
+                    .await
+            }
+        });
+        let results = join_all(calls).await;
+        let failed: Vec<usize> = results
+            .iter()
+            .enumerate()
+            .filter(|(_, result)| result.is_err())
+            .map(|(n, _)| n)
+            .collect();
+        assert_eq!(failed, [7]);
+    }
+
+    #[tokio::test]
+    async fn an_unknown_outcome_is_said_to_all_and_never_repeated() {
+        let calls = Arc::new(Mutex::new(0));
+        let counted = Arc::clone(&calls);
+        let commit: Arc<Commit> = Arc::new(move |_commands| {
+            *counted.lock().unwrap() += 1;
+            async {
+                let reason = "the answer was lost".to_owned();
+                Err(StoreError::OutcomeUnknown {
+                    store: StoreKind::Relational,
+                    reason,
+                })
+            }
+            .boxed()
+        });
+        let batcher = Batcher::start(1, &commit);
+        let result = batcher.submit(command(1, "r")).await;
+        assert!(matches!(
+            result,
+            Err(Error::Store(StoreError::OutcomeUnknown { .. }))
+        ));
+        assert_eq!(*calls.lock().unwrap(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_panic_in_one_commit_does_not_stop_the_shard() {
+        let commit: Arc<Commit> = Arc::new(|commands: Vec<Command>| {
+            async move {
+                assert!(
+                    commands.iter().all(|command| command.request_id != "panic"),
+                    "seeded"
+                );
+                Ok(commands
+                    .iter()
+                    .map(|command| Ok(outcome(command)))
+                    .collect())
+            }
+            .boxed()
+        });
+        let batcher = Batcher::start(1, &commit);
+        assert!(batcher.submit(command(1, "panic")).await.is_err());
+        assert!(batcher.submit(command(1, "fine")).await.is_ok());
+    }
+}

@@ -1,0 +1,300 @@
+//! Before a decision: locks the accounts, then reads what else decides.
+
+use serde_json::Value;
+use sqlx::postgres::PgRow;
+use sqlx::{PgConnection, Row};
+use uuid::Uuid;
+
+use super::{AnswerArrays, Result, from_json, key_arrays};
+use crate::audit::Head;
+use crate::context::Principal;
+use crate::ids::UserId;
+use crate::ledger::posting::{Account, AccountKey, Answer, AnswerKey, Books, References, Totals};
+use crate::ledger::{Asset, Command, Refusal, Transaction, TransactionStatus, TransactionType};
+use crate::money::Decimal18;
+use crate::stores::postgres::columns::{Columns, json};
+use crate::users::UserStatus;
+
+/// Locks the accounts that the commands concern, and reads what else decides.
+pub(super) async fn load(conn: &mut PgConnection, commands: &[Command]) -> Result<Books> {
+    let mut refs = References::of(commands);
+    refs.accounts.extend(accounts_of(conn, &refs).await?);
+    let mut books = Books::default();
+    lock_accounts(conn, refs.accounts.iter(), &mut books).await?;
+    let missing: Vec<AccountKey> = refs
+        .accounts
+        .iter()
+        .filter(|key| !books.accounts.contains_key(key))
+        .cloned()
+        .collect();
+    if !missing.is_empty() {
+        open_accounts(conn, &missing).await?;
+        lock_accounts(conn, missing.iter(), &mut books).await?;
+        explain_absent(conn, &missing, &mut books).await?;
+    }
+    load_answers(conn, &refs, &mut books).await?;
+    load_transactions(conn, &refs, &mut books).await?;
+    load_uses(conn, &refs, &mut books).await?;
+    Ok(books)
+}
+
+/// The accounts of the transactions that commands settle. A transaction's asset never changes, so this
+/// needs no lock.
+async fn accounts_of(conn: &mut PgConnection, refs: &References) -> Result<Vec<AccountKey>> {
+    if refs.transactions.is_empty() {
+        return Ok(Vec::new());
+    }
+    let (users, ids) = transaction_keys(refs);
+    let rows = sqlx::query(
+        "SELECT t.user_id, t.asset FROM unnest($1::uuid[], $2::uuid[]) AS k (user_id, transaction_id)
+         JOIN transactions t USING (user_id, transaction_id)",
+    )
+    .bind(users)
+    .bind(ids)
+    .fetch_all(conn)
+    .await?;
+    rows.iter().map(account_key).collect()
+}
+
+async fn lock_accounts(
+    conn: &mut PgConnection,
+    keys: impl Iterator<Item = &AccountKey>,
+    books: &mut Books,
+) -> Result<()> {
+    let (users, assets) = key_arrays(keys);
+    let rows = sqlx::query(
+        "SELECT a.user_id, a.asset, a.available, a.locked, a.shares, a.locked_shares, a.deposited, a.withdrawn,
+                a.total_yield_earned, a.bonuses, a.fees, a.last_yield_at, a.pending, a.version, a.chain_hash,
+                a.chain_at, a.owner_status
+         FROM unnest($1::uuid[], $2::text[]) AS k (user_id, asset)
+         JOIN accounts a USING (user_id, asset)
+         ORDER BY a.user_id, a.asset
+         FOR UPDATE OF a",
+    )
+    .bind(users)
+    .bind(assets)
+    .fetch_all(conn)
+    .await?;
+    for row in &rows {
+        books.accounts.insert(account_key(row)?, account(row)?);
+    }
+    Ok(())
+}
+
+/// Opens accounts that are missing, for users and assets that exist. The share lock keeps the owner's
+/// status as it is until the new row is visible to whoever changes it.
+async fn open_accounts(conn: &mut PgConnection, keys: &[AccountKey]) -> Result<()> {
+    let (users, assets) = key_arrays(keys.iter());
+    sqlx::query(
+        "INSERT INTO accounts (user_id, asset, owner_status)
+         SELECT u.user_id, s.asset, u.status
+         FROM unnest($1::uuid[], $2::text[]) AS k (user_id, asset)
+         JOIN users u ON u.user_id = k.user_id
+         JOIN assets s ON s.asset = k.asset
+         ORDER BY u.user_id, s.asset
+         FOR SHARE OF u
+         ON CONFLICT DO NOTHING",
+    )
+    .bind(users)
+    .bind(assets)
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+async fn explain_absent(
+    conn: &mut PgConnection,
+    keys: &[AccountKey],
+    books: &mut Books,
+) -> Result<()> {
+    let absent: Vec<&AccountKey> = keys
+        .iter()
+        .filter(|key| !books.accounts.contains_key(key))
+        .collect();
+    if absent.is_empty() {
+        return Ok(());
+    }
+    let users: Vec<Uuid> = absent.iter().map(|(user, _)| user.uuid()).collect();
+    let known: Vec<Uuid> = sqlx::query_scalar("SELECT user_id FROM users WHERE user_id = ANY($1)")
+        .bind(users)
+        .fetch_all(conn)
+        .await?;
+    for key in absent {
+        let refusal = if known.contains(&key.0.uuid()) {
+            Refusal::UnknownAsset {
+                asset: key.1.clone(),
+            }
+        } else {
+            Refusal::UserNotFound
+        };
+        books.absent.insert(key.clone(), refusal);
+    }
+    Ok(())
+}
+
+async fn load_answers(conn: &mut PgConnection, refs: &References, books: &mut Books) -> Result<()> {
+    if refs.answers.is_empty() {
+        return Ok(());
+    }
+    let keys = AnswerArrays::of(refs.answers.iter());
+    let rows = sqlx::query(
+        "SELECT i.user_id, i.principal, i.scope, i.key, i.fingerprint, i.answer, i.created_at
+         FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[]) AS k (user_id, principal, scope, key)
+         JOIN idempotency_keys i USING (user_id, principal, scope, key)",
+    )
+    .bind(keys.users)
+    .bind(keys.principals)
+    .bind(keys.scopes)
+    .bind(keys.keys)
+    .fetch_all(conn)
+    .await?;
+    for row in &rows {
+        let key = AnswerKey {
+            user_id: row.id("user_id")?,
+            principal: Principal::stored(row.text("principal")?),
+            scope: row.text("scope")?,
+            key: row.text("key")?,
+        };
+        let answer = Answer {
+            fingerprint: row.hash("fingerprint")?,
+            answer: from_json("answer", &row.text("answer")?)?,
+            at: row.timestamp("created_at")?,
+        };
+        books.answers.insert(key, answer);
+    }
+    Ok(())
+}
+
+async fn load_transactions(
+    conn: &mut PgConnection,
+    refs: &References,
+    books: &mut Books,
+) -> Result<()> {
+    if refs.transactions.is_empty() {
+        return Ok(());
+    }
+    let (users, ids) = transaction_keys(refs);
+    let rows = sqlx::query(
+        "SELECT t.* FROM unnest($1::uuid[], $2::uuid[]) AS k (user_id, transaction_id)
+         JOIN transactions t USING (user_id, transaction_id)",
+    )
+    .bind(users)
+    .bind(ids)
+    .fetch_all(conn)
+    .await?;
+    for row in &rows {
+        let transaction = transaction(row)?;
+        books
+            .transactions
+            .insert((transaction.user_id, transaction.id), transaction);
+    }
+    Ok(())
+}
+
+/// Which of the commands' client references and transaction hashes are in use.
+async fn load_uses(conn: &mut PgConnection, refs: &References, books: &mut Books) -> Result<()> {
+    if !refs.client_references.is_empty() {
+        let (users, references) = text_arrays(refs.client_references.iter());
+        let rows = sqlx::query(
+            "SELECT t.user_id, t.client_reference FROM unnest($1::uuid[], $2::text[]) AS k (user_id, client_reference)
+             JOIN transactions t USING (user_id, client_reference)",
+        )
+        .bind(users)
+        .bind(references)
+        .fetch_all(&mut *conn)
+        .await?;
+        for row in &rows {
+            books
+                .client_references
+                .insert((row.id("user_id")?, row.text("client_reference")?));
+        }
+    }
+    if !refs.tx_hashes.is_empty() {
+        let (users, hashes) = text_arrays(refs.tx_hashes.iter());
+        let rows = sqlx::query(
+            "SELECT t.user_id, t.type, t.tx_hash FROM unnest($1::uuid[], $2::text[]) AS k (user_id, tx_hash)
+             JOIN transactions t USING (user_id, tx_hash)",
+        )
+        .bind(users)
+        .bind(hashes)
+        .fetch_all(conn)
+        .await?;
+        for row in &rows {
+            let kind = row.parsed("type", TransactionType::from_name)?;
+            books
+                .tx_hashes
+                .insert((row.id("user_id")?, kind, row.text("tx_hash")?));
+        }
+    }
+    Ok(())
+}
+
+/// A row of `transactions`.
+pub(super) fn transaction(row: &PgRow) -> Result<Transaction> {
+    let decimal = |text: &str| Decimal18::parse(text).ok();
+    Ok(Transaction {
+        id: row.id("transaction_id")?,
+        user_id: row.id("user_id")?,
+        kind: row.parsed("type", TransactionType::from_name)?,
+        status: row.parsed("status", TransactionStatus::from_name)?,
+        asset: row.parsed("asset", Asset::parse)?,
+        amount: row.amount("amount")?,
+        shares: row.amount("shares")?,
+        expires_at: row.optional_timestamp("expires_at")?,
+        submitted_at: row.optional_timestamp("submitted_at")?,
+        client_reference: row.optional_text("client_reference")?,
+        tx_hash: row.optional_text("tx_hash")?,
+        block_number: row.try_get("block_number")?,
+        gas_used: row.try_get("gas_used")?,
+        gas_fee: row.optional_parsed("gas_fee", decimal)?,
+        confirmations: row.integer("confirmations")?,
+        exchange_rate: row.optional_parsed("exchange_rate", decimal)?,
+        amount_vnd: row.optional_amount("amount_vnd")?,
+        metadata: match row.optional_text("metadata")? {
+            None => Value::Object(serde_json::Map::new()),
+            Some(text) => json("metadata", &text)?,
+        },
+        error_message: row.optional_text("error_message")?,
+        created_at: row.timestamp("created_at")?,
+        confirmed_at: row.optional_timestamp("confirmed_at")?,
+    })
+}
+
+fn account_key(row: &PgRow) -> Result<AccountKey> {
+    Ok((row.id("user_id")?, row.parsed("asset", Asset::parse)?))
+}
+
+fn account(row: &PgRow) -> Result<Account> {
+    Ok(Account {
+        available: row.amount("available")?,
+        locked: row.amount("locked")?,
+        shares: row.amount("shares")?,
+        locked_shares: row.amount("locked_shares")?,
+        totals: Totals {
+            deposited: row.integer("deposited")?,
+            withdrawn: row.integer("withdrawn")?,
+            yield_earned: row.integer("total_yield_earned")?,
+            bonuses: row.integer("bonuses")?,
+            fees: row.integer("fees")?,
+        },
+        last_yield_at: row.optional_timestamp("last_yield_at")?,
+        pending: row.try_get("pending")?,
+        head: Head {
+            seq: row.integer("version")?,
+            hash: row.hash("chain_hash")?,
+        },
+        head_at: row.timestamp("chain_at")?,
+        owner_status: row.parsed("owner_status", UserStatus::from_name)?,
+    })
+}
+
+fn text_arrays<'a>(keys: impl Iterator<Item = &'a (UserId, String)>) -> (Vec<Uuid>, Vec<String>) {
+    keys.map(|(user, text)| (user.uuid(), text.clone())).unzip()
+}
+
+fn transaction_keys(refs: &References) -> (Vec<Uuid>, Vec<Uuid>) {
+    refs.transactions
+        .iter()
+        .map(|(user, id)| (user.uuid(), id.uuid()))
+        .unzip()
+}
