@@ -265,10 +265,10 @@ CREATE INDEX document_heads_images_idx ON document_heads (applied_at) WHERE imag
 
 -- Raised by hand after a restore, so that new versions are newer than all that the document store has seen.
 CREATE TABLE document_epoch (
-    only  boolean NOT NULL DEFAULT true,
-    epoch bigint  NOT NULL DEFAULT 0,
-    CONSTRAINT document_epoch_pkey PRIMARY KEY (only),
-    CONSTRAINT document_epoch_only_check CHECK (only)
+    is_only boolean NOT NULL DEFAULT true,
+    epoch   bigint  NOT NULL DEFAULT 0,
+    CONSTRAINT document_epoch_pkey PRIMARY KEY (is_only),
+    CONSTRAINT document_epoch_only_check CHECK (is_only)
 );
 INSERT INTO document_epoch DEFAULT VALUES;
 
