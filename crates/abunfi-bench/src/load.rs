@@ -48,9 +48,19 @@ pub(crate) async fn run(
     let elapsed = start.elapsed();
     latencies.sort_unstable();
     let count = u64::try_from(latencies.len())?;
-    let at = |part: usize| latencies.get(latencies.len() * part / 1_000).copied().unwrap_or_default();
+    let at = |part: usize| {
+        latencies
+            .get(latencies.len() * part / 1_000)
+            .copied()
+            .unwrap_or_default()
+    };
     let per_second = u128::from(count) * 1_000_000 / elapsed.as_micros().max(1);
-    Ok(Measured { per_second: u64::try_from(per_second)?, p50: at(500), p99: at(990), errors })
+    Ok(Measured {
+        per_second: u64::try_from(per_second)?,
+        p50: at(500),
+        p99: at(990),
+        errors,
+    })
 }
 
 async fn client(
@@ -59,7 +69,9 @@ async fn client(
     end: Instant,
     requests: &Requests,
 ) -> Result<(Vec<Duration>, u64)> {
-    let mut stream = TcpStream::connect(address).await.context("cannot connect")?;
+    let mut stream = TcpStream::connect(address)
+        .await
+        .context("cannot connect")?;
     stream.set_nodelay(true)?;
     let mut latencies = Vec::with_capacity(100_000);
     let mut errors = 0;
@@ -84,7 +96,10 @@ pub(crate) async fn once(address: SocketAddr, request: &[u8]) -> Result<(u16, Ve
     let mut buffer = Vec::new();
     stream.write_all(request).await?;
     let status = answer(&mut stream, &mut buffer).await?;
-    let body = body_start(&buffer).and_then(|start| buffer.get(start..)).unwrap_or_default().to_vec();
+    let body = body_start(&buffer)
+        .and_then(|start| buffer.get(start..))
+        .unwrap_or_default()
+        .to_vec();
     Ok((status, body))
 }
 
@@ -109,7 +124,10 @@ async fn answer(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> Result<u16> {
 }
 
 fn body_start(buffer: &[u8]) -> Option<usize> {
-    buffer.windows(4).position(|window| window == b"\r\n\r\n").map(|at| at + 4)
+    buffer
+        .windows(4)
+        .position(|window| window == b"\r\n\r\n")
+        .map(|at| at + 4)
 }
 
 fn content_length(head: &[u8]) -> Result<usize> {

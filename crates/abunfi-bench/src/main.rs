@@ -53,9 +53,12 @@ enum What {
 #[tokio::main]
 async fn main() -> Result<()> {
     match Arguments::parse().what {
-        What::Service { abunfi, seconds, rounds, users } => {
-            service(&abunfi, Duration::from_secs(seconds), rounds, users).await
-        }
+        What::Service {
+            abunfi,
+            seconds,
+            rounds,
+            users,
+        } => service(&abunfi, Duration::from_secs(seconds), rounds, users).await,
         What::Bare { port, body } => bare(port, &body).await,
     }
 }
@@ -86,13 +89,17 @@ async fn service(abunfi: &Path, span: Duration, rounds: usize, users: usize) -> 
     let embedded_ids = Arc::new(embedded.seed(users).await?);
     let script = prepare_pgbench(&postgres, folder.path())?;
 
-    let profile = get(&format!("/api/v1/users/{}", ids.first().context("no user")?));
+    let profile = get(&format!(
+        "/api/v1/users/{}",
+        ids.first().context("no user")?
+    ));
     let (_, body) = load::once(on_postgres.address, &profile).await?;
     let file = folder.path().join("profile.json");
     std::fs::write(&file, &body)?;
     let bare = Bare::start(&file).await?;
 
-    let (mut cached, mut plain, mut deposits, mut raw, mut small) = (vec![], vec![], vec![], vec![], vec![]);
+    let (mut cached, mut plain, mut deposits, mut raw, mut small) =
+        (vec![], vec![], vec![], vec![], vec![]);
     for _ in 0..rounds {
         let request: Arc<Requests> = Arc::new({
             let profile = profile.clone();
@@ -104,13 +111,33 @@ async fn service(abunfi: &Path, span: Duration, rounds: usize, users: usize) -> 
         deposits.push(load::run(on_postgres.address, CONNECTIONS, span, deposit(&ids)).await?);
         small.push(load::run(embedded.address, CONNECTIONS, span, deposit(&embedded_ids)).await?);
     }
-    let (cached, plain, deposits, small) = (median(cached), median(plain), median(deposits), median(small));
+    let (cached, plain, deposits, small) = (
+        median(cached),
+        median(plain),
+        median(deposits),
+        median(small),
+    );
     raw.sort_unstable();
     let raw = raw.get(raw.len() / 2).copied().context("no run")?;
     let rows = [
-        row("cached GET /users/{id}", &cached, "bare axum handler, same bytes", plain.per_second),
-        row("single durable deposits, PostgreSQL", &deposits, "pgbench, same rows, statement by statement", raw),
-        row("single durable deposits, embedded", &small, "the same on PostgreSQL", deposits.per_second),
+        row(
+            "cached GET /users/{id}",
+            &cached,
+            "bare axum handler, same bytes",
+            plain.per_second,
+        ),
+        row(
+            "single durable deposits, PostgreSQL",
+            &deposits,
+            "pgbench, same rows, statement by statement",
+            raw,
+        ),
+        row(
+            "single durable deposits, embedded",
+            &small,
+            "the same on PostgreSQL",
+            deposits.per_second,
+        ),
     ];
     for row in &rows {
         println!(
@@ -126,11 +153,19 @@ async fn service(abunfi: &Path, span: Duration, rounds: usize, users: usize) -> 
         );
     }
     println!("{}", serde_json::to_string(&rows)?);
-    ensure!(rows.iter().all(|row| row.errors == 0), "some requests failed: the figures mean nothing");
+    ensure!(
+        rows.iter().all(|row| row.errors == 0),
+        "some requests failed: the figures mean nothing"
+    );
     Ok(())
 }
 
-fn row(work: &'static str, measured: &Measured, against: &'static str, against_per_second: u64) -> Row {
+fn row(
+    work: &'static str,
+    measured: &Measured,
+    against: &'static str,
+    against_per_second: u64,
+) -> Row {
     Row {
         work,
         per_second: measured.per_second,
@@ -147,11 +182,15 @@ fn median(mut runs: Vec<Measured>) -> Measured {
     runs.sort_unstable_by_key(|run| run.per_second);
     let errors = runs.iter().map(|run| run.errors).sum();
     let middle = runs.len() / 2;
-    Measured { errors, ..runs.swap_remove(middle) }
+    Measured {
+        errors,
+        ..runs.swap_remove(middle)
+    }
 }
 
 fn get(path: &str) -> Vec<u8> {
-    format!("GET {path} HTTP/1.1\r\nhost: bench\r\nauthorization: Bearer {ADMIN_KEY}\r\n\r\n").into_bytes()
+    format!("GET {path} HTTP/1.1\r\nhost: bench\r\nauthorization: Bearer {ADMIN_KEY}\r\n\r\n")
+        .into_bytes()
 }
 
 fn post(path: &str, key: &str, body: &str) -> Vec<u8> {
@@ -172,10 +211,17 @@ fn deposit(ids: &Arc<Vec<String>>) -> Arc<Requests> {
     let nonce = format!("{run}-{:p}-{:?}", Arc::as_ptr(&ids), started);
     let nonce: String = nonce.chars().filter(char::is_ascii_alphanumeric).collect();
     Arc::new(move |connection, n| {
-        let turn = usize::try_from(n).unwrap_or(0).wrapping_mul(31).wrapping_add(connection * 17);
+        let turn = usize::try_from(n)
+            .unwrap_or(0)
+            .wrapping_mul(31)
+            .wrapping_add(connection * 17);
         let id = ids.get(turn % ids.len().max(1)).map_or("", String::as_str);
         let key = format!("{nonce}-{connection}-{n}");
-        post(&format!("/api/v1/users/{id}/transactions"), &key, r#"{"type":"deposit","amount":"1"}"#)
+        post(
+            &format!("/api/v1/users/{id}/transactions"),
+            &key,
+            r#"{"type":"deposit","amount":"1"}"#,
+        )
     })
 }
 
@@ -201,8 +247,13 @@ impl Service {
         if let Some(url) = database_url {
             command.env("DATABASE_URL", url);
         }
-        let child = command.spawn().with_context(|| format!("cannot start {}", abunfi.display()))?;
-        Ok(Self { child, address: SocketAddr::from(([127, 0, 0, 1], port)) })
+        let child = command
+            .spawn()
+            .with_context(|| format!("cannot start {}", abunfi.display()))?;
+        Ok(Self {
+            child,
+            address: SocketAddr::from(([127, 0, 0, 1], port)),
+        })
     }
 
     async fn wait_ready(&self) -> Result<()> {
@@ -219,10 +270,16 @@ impl Service {
         let mut ids = Vec::with_capacity(users);
         for n in 0..users {
             let body = format!(r#"{{"email":"bench{n}@example.com","name":"Bench {n}"}}"#);
-            let (status, body) = load::once(self.address, &post("/api/v1/users", "unused", &body)).await?;
+            let (status, body) =
+                load::once(self.address, &post("/api/v1/users", "unused", &body)).await?;
             ensure!(status == 201, "seeding failed with {status}");
             let user: serde_json::Value = serde_json::from_slice(&body)?;
-            ids.push(user.get("id").and_then(|id| id.as_str()).context("no id")?.to_owned());
+            ids.push(
+                user.get("id")
+                    .and_then(|id| id.as_str())
+                    .context("no id")?
+                    .to_owned(),
+            );
         }
         Ok(ids)
     }
@@ -244,8 +301,15 @@ struct Bare {
 impl Bare {
     async fn start(body: &Path) -> Result<Self> {
         let port = free_port()?;
-        let child = Command::new(std::env::current_exe()?).arg("bare").arg(port.to_string()).arg(body).spawn()?;
-        let bare = Self { child, address: SocketAddr::from(([127, 0, 0, 1], port)) };
+        let child = Command::new(std::env::current_exe()?)
+            .arg("bare")
+            .arg(port.to_string())
+            .arg(body)
+            .spawn()?;
+        let bare = Self {
+            child,
+            address: SocketAddr::from(([127, 0, 0, 1], port)),
+        };
         for _ in 0..100 {
             if load::once(bare.address, &get("/")).await.is_ok() {
                 return Ok(bare);
@@ -265,7 +329,8 @@ impl Drop for Bare {
 
 async fn bare(port: u16, body: &Path) -> Result<()> {
     let body: axum::body::Bytes = std::fs::read(body)?.into();
-    let handler = move || std::future::ready(([("content-type", "application/json")], body.clone()));
+    let handler =
+        move || std::future::ready(([("content-type", "application/json")], body.clone()));
     let router = axum::Router::new().fallback(handler);
     let listener = tokio::net::TcpListener::bind(("127.0.0.1", port)).await?;
     axum::serve(listener, router).await?;
@@ -280,7 +345,11 @@ fn prepare_pgbench(postgres: &OwnPostgres, folder: &Path) -> Result<PathBuf> {
         SELECT (row_number() OVER (ORDER BY user_id))::int AS n, user_id FROM users;
         ALTER TABLE bench_users ADD PRIMARY KEY (n); VACUUM ANALYZE;";
     for statement in sql.split_inclusive(';') {
-        let done = client_program("psql")?.arg("-qc").arg(statement.trim()).arg(postgres.url()).status()?;
+        let done = client_program("psql")?
+            .arg("-qc")
+            .arg(statement.trim())
+            .arg(postgres.url())
+            .status()?;
         ensure!(done.success(), "cannot prepare the tables for pgbench");
     }
     Ok(script)
@@ -302,7 +371,12 @@ fn pgbench(postgres: &OwnPostgres, script: &Path, users: usize, span: Duration) 
         .lines()
         .find_map(|line| line.strip_prefix("tps = "))
         .and_then(|rest| rest.split(['.', ' ']).next())
-        .with_context(|| format!("pgbench failed: {}", String::from_utf8_lossy(&output.stderr)))?;
+        .with_context(|| {
+            format!(
+                "pgbench failed: {}",
+                String::from_utf8_lossy(&output.stderr)
+            )
+        })?;
     Ok(tps.parse()?)
 }
 

@@ -36,6 +36,7 @@ pub use records::{
     MAX_NAME_CHARS, check_log_entry,
 };
 pub use relay::{Relay, RelayStats};
+pub(crate) use service::check;
 pub use service::{ApplyReport, DocumentView, Service, Stores, UserDocuments, Write};
 pub use store::{
     Applied, Backlog, Claimed, ContentStore, DevDataEntry, DevDataStore, DevDataWrite, HeadStore,

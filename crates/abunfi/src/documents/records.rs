@@ -85,12 +85,7 @@ impl Service {
                 .get(namespace, key, now)
                 .await?
                 .ok_or(Error::NotFound)?;
-            let is_expected = match expected {
-                Expected::Anything => true,
-                Expected::Version(version) => version == there.version,
-                Expected::Absent => false,
-            };
-            if !is_expected {
+            if !versions::holds(expected, Some(there.version)) {
                 return Err(Error::VersionMismatch {
                     current: Some(there.version),
                 });

@@ -302,10 +302,10 @@ impl Service {
                 Ok(written) => {
                     let report = self.after_commit(&[key]).await;
                     return Ok(shown(
-                        key,
-                        &written.head,
+                        key.kind,
+                        written.head.version,
                         prepared.value,
-                        &report,
+                        report.pending.contains(&key),
                         self.clock.now(),
                     ));
                 }
@@ -343,27 +343,22 @@ impl Service {
             Write::Put(value) => (Some(value.clone()), expected),
             Write::Delete => (None, expected),
             Write::Patch(patch) => {
-                let base = self
+                let (base, version) = self
                     .patch_base(key, head, import.as_ref(), expected)
                     .await?;
-                let value = merge_patch(base.value, patch);
+                let value = merge_patch(base, patch);
                 check(key.kind, &value, "").map_err(Error::Invalid)?;
-                (Some(value), base.expected)
+                // What the caller demands holds for the base, or for nothing at all.
+                let expected = match expected {
+                    Expected::Anything => Expected::Version(version),
+                    demanded => demanded,
+                };
+                (Some(value), expected)
             }
         };
-        let is_dead = head.map_or(import.is_none(), |head| head.deleted);
         let head_write = HeadWrite {
             key,
-            expected: match expected {
-                // The version of a tombstone, or of what was never written, is shown on reading, so
-                // it may be demanded; nothing is there all the same.
-                Expected::Version(version)
-                    if is_dead && version == head.map_or(0, |head| head.version) =>
-                {
-                    Expected::Absent
-                }
-                other => other,
-            },
+            expected,
             content: value.as_ref().map(NewDocument::of),
             import: import
                 .as_ref()
@@ -390,42 +385,25 @@ impl Service {
         Ok(adopted.filter(|document| !document.deleted))
     }
 
-    /// What a patch starts from: the current document, or nothing where there is none.
+    /// What a patch starts from, and its version: the current document, or nothing where there is none.
     async fn patch_base(
         &self,
         key: DocumentKey,
         head: Option<&Head>,
         import: Option<&StoredDocument>,
         expected: Expected,
-    ) -> Result<PatchBase, Error> {
-        let live = match (head, import) {
-            (Some(head), _) if !head.deleted => Some(self.current(key, head).await?),
-            (None, Some(import)) => Some((import.value.clone(), 0)),
-            _ => None,
-        };
-        let shown_version = match (&live, head) {
-            (Some((_, version)), _) => *version,
-            (None, head) => head.map_or(0, |head| head.version),
-        };
-        let is_expected = match expected {
-            Expected::Anything => true,
-            Expected::Version(version) => version == shown_version,
-            Expected::Absent => live.is_none(),
-        };
-        if !is_expected {
-            let current = live.map(|(_, version)| version);
-            return Err(Error::VersionMismatch { current });
+    ) -> Result<(Value, i64), Error> {
+        versions::check_head(expected, head)?;
+        let nothing = Value::Object(Map::new());
+        match (head, import) {
+            (Some(head), _) if head.deleted => Ok((nothing, head.version)),
+            (Some(head), _) => self.current(key, head).await,
+            (None, Some(_)) if expected == Expected::Absent => {
+                Err(Error::VersionMismatch { current: Some(0) })
+            }
+            (None, Some(import)) => Ok((import.value.clone(), 0)),
+            (None, None) => Ok((nothing, 0)),
         }
-        Ok(match live {
-            Some((value, version)) => PatchBase {
-                value,
-                expected: Expected::Version(version),
-            },
-            None => PatchBase {
-                value: Value::Object(Map::new()),
-                expected: Expected::Absent,
-            },
-        })
     }
 
     /// The current content and its version, or unavailable: a patch onto anything else would bring old
@@ -484,6 +462,33 @@ impl Service {
         report
     }
 
+    /// The documents of a user who was made just now, without reading them back.
+    pub(crate) fn just_made(
+        &self,
+        heads: &[Head],
+        preferences: Value,
+        metadata: Value,
+        report: &ApplyReport,
+    ) -> UserDocuments {
+        let now = self.clock.now();
+        let view = |kind, value| {
+            let is_pending = report.pending.iter().any(|key| key.kind == kind);
+            let head = heads.iter().find(|head| head.kind == kind);
+            shown(
+                kind,
+                head.map_or(0, |head| head.version),
+                Some(value),
+                is_pending,
+                now,
+            )
+        };
+        UserDocuments {
+            preferences: view(DocumentKind::Preferences, preferences),
+            metadata: view(DocumentKind::Metadata, metadata),
+            store_away: report.store_away,
+        }
+    }
+
     /// One bounded sweep over what has expired (dev data, logs, images); how many rows went. One store
     /// being away does not keep the others from being swept.
     pub async fn sweep(&self) -> Result<u64, StoreError> {
@@ -536,8 +541,11 @@ impl Service {
         if self.stores.relational {
             return None;
         }
-        let known = self.cache.last_known::<Remembered>(&cache_key(key), &[]).await?;
-        Some(Arc::unwrap_or_clone(known.value))
+        let known = self
+            .cache
+            .last_known::<Remembered>(&cache_key(key), &[])
+            .await?;
+        Some(Remembered::clone(&known.value))
     }
 }
 
@@ -590,31 +598,26 @@ struct Prepared {
     value: Option<Value>,
 }
 
-struct PatchBase {
-    value: Value,
-    expected: Expected,
-}
-
 /// A document after its commit.
 fn shown(
-    key: DocumentKey,
-    head: &Head,
+    kind: DocumentKind,
+    version: i64,
     value: Option<Value>,
-    report: &ApplyReport,
+    is_pending: bool,
     now: Timestamp,
 ) -> DocumentView {
-    let state = if report.pending.contains(&key) {
+    let state = if is_pending {
         Freshness::Pending
     } else {
         Freshness::Current
     };
     let resolved = Resolved {
         value,
-        version: head.version,
+        version,
         state,
         as_of: None,
     };
-    resolved.into_view(key.kind, now)
+    resolved.into_view(kind, now)
 }
 
 /// Checks a document of that kind, which stands at the JSON pointer `at` of a body: all faults at once.

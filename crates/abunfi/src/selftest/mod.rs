@@ -21,8 +21,6 @@ mod runner;
 mod sample;
 mod sessions;
 
-use runner::PartRun;
-
 words! {
     Verdict { Passed = "passed", Failed = "failed", Skipped = "skipped" }
 }

@@ -60,9 +60,9 @@ async fn deposits(platform: &DatabaseService) -> Found {
         let sample = body.clone();
         async move {
             tx.create_user(&sample.ctx, &sample.user).await?;
-            must_post(tx, &sample.post(Deposit, units(100), Confirmed)).await?;
-            must_post(tx, &sample.post(YieldHarvest, units(5), Confirmed)).await?;
-            let posted = must_post(tx, &sample.post(Withdraw, units(30), Confirmed)).await?;
+            must_post(tx, &sample.post(Deposit, units(100), Confirmed)?).await?;
+            must_post(tx, &sample.post(YieldHarvest, units(5), Confirmed)?).await?;
+            let posted = must_post(tx, &sample.post(Withdraw, units(30), Confirmed)?).await?;
             ensure_inside(
                 posted.balance.available == units(75) && posted.balance.version == 3,
                 format!(
@@ -96,8 +96,8 @@ async fn refuses_overdraft(platform: &DatabaseService) -> Found {
         let sample = sample.clone();
         async move {
             tx.create_user(&sample.ctx, &sample.user).await?;
-            must_post(tx, &sample.post(Deposit, units(10), Confirmed)).await?;
-            let refused = decide(tx, &sample.post(Withdraw, units(11), Confirmed)).await?;
+            must_post(tx, &sample.post(Deposit, units(10), Confirmed)?).await?;
+            let refused = decide(tx, &sample.post(Withdraw, units(11), Confirmed)?).await?;
             ensure_inside(
                 refused
                     == Err(Refusal::InsufficientFunds {
@@ -118,8 +118,8 @@ async fn holds(platform: &DatabaseService) -> Found {
         let sample = sample.clone();
         async move {
             tx.create_user(&sample.ctx, &sample.user).await?;
-            must_post(tx, &sample.post(Deposit, units(10), Confirmed)).await?;
-            let held = must_post(tx, &sample.post(Withdraw, units(4), Pending)).await?;
+            must_post(tx, &sample.post(Deposit, units(10), Confirmed)?).await?;
+            let held = must_post(tx, &sample.post(Withdraw, units(4), Pending)?).await?;
             ensure_inside(
                 (held.balance.available, held.balance.locked) == (units(6), units(4)),
                 format!(
@@ -133,7 +133,7 @@ async fn holds(platform: &DatabaseService) -> Found {
                 released.balance.available == units(10),
                 "cancelling did not release it",
             )?;
-            let held = must_post(tx, &sample.post(Withdraw, units(4), Pending)).await?;
+            let held = must_post(tx, &sample.post(Withdraw, units(4), Pending)?).await?;
             let confirm = sample.settle(held.transaction.id, Settlement::Confirm);
             let taken = must_post(tx, &confirm).await?;
             ensure_inside(
@@ -182,7 +182,7 @@ async fn trail_refuses(platform: &DatabaseService, statement: &'static str) -> F
         let sample = sample.clone();
         async move {
             tx.create_user(&sample.ctx, &sample.user).await?;
-            must_post(tx, &sample.post(Deposit, units(1), Confirmed)).await?;
+            must_post(tx, &sample.post(Deposit, units(1), Confirmed)?).await?;
             let refused = execute(tx, statement).await?;
             ensure_inside(refused.is_err(), "it was allowed")?;
             undo()

@@ -10,7 +10,7 @@ use crate::documents::{NewDocument, preferences};
 use crate::error::Error;
 use crate::ids::{TransactionId, UserId, random_bytes};
 use crate::ledger::{
-    Action, Asset, Command, Details, Posted, Refusal, Settlement, Transaction, TransactionStatus,
+    self, Action, Command, Details, PostRequest, Posted, Refusal, Settlement, TransactionStatus,
     TransactionType,
 };
 use crate::money::Amount;
@@ -58,6 +58,7 @@ pub(super) struct Sample {
     pub(super) ctx: Context,
     pub(super) user: NewUser,
     pub(super) now: Timestamp,
+    ledger: ledger::Service,
 }
 
 impl Sample {
@@ -88,6 +89,7 @@ impl Sample {
                 at: now,
             },
             now,
+            ledger: platform.ledger().clone(),
         })
     }
 
@@ -95,52 +97,27 @@ impl Sample {
         self.user.id
     }
 
-    fn asset(&self) -> &Asset {
-        &self.user.default_asset
-    }
-
-    /// A posting of `amount` units.
+    /// A posting of `amount`, perhaps pending.
     pub(super) fn post(
         &self,
         kind: TransactionType,
         amount: Amount,
         status: TransactionStatus,
-    ) -> Command {
-        self.command(Action::Post(Box::new(Transaction {
-            id: TransactionId::new(self.now),
-            user_id: self.user.id,
-            kind,
+    ) -> Result<Command, Error> {
+        let request = PostRequest {
             status,
-            asset: self.asset().clone(),
-            amount,
-            shares: Amount::ZERO,
-            expires_at: None,
-            submitted_at: None,
-            client_reference: None,
-            tx_hash: None,
-            block_number: None,
-            gas_used: None,
-            gas_fee: None,
-            confirmations: 0,
-            exchange_rate: None,
-            amount_vnd: None,
-            metadata: json!({}),
-            error_message: None,
-            created_at: self.now,
-            confirmed_at: None,
-        })))
+            ..PostRequest::new(kind, amount)
+        };
+        Ok(self.ledger.prepare(&self.ctx, self.user.id, request)?)
     }
 
     pub(super) fn settle(&self, transaction_id: TransactionId, to: Settlement) -> Command {
-        self.command(Action::Settle {
+        let action = Action::Settle {
             transaction_id,
             to,
             details: Box::new(Details::default()),
             only_unsubmitted: false,
-        })
-    }
-
-    fn command(&self, action: Action) -> Command {
+        };
         Command {
             user_id: self.user.id,
             actor: self.ctx.actor.clone(),

@@ -11,7 +11,7 @@ use mongodb::error::Error as DriverError;
 use super::convert::{date_not_before, to_bson, to_json};
 use super::{Attempt, MongoDb, dev_data_of, failure};
 use crate::clock::Timestamp;
-use crate::documents::{DevDataEntry, DevDataStore, DevDataWrite, Error, Expected};
+use crate::documents::{DevDataEntry, DevDataStore, DevDataWrite, Error, Expected, versions};
 use crate::error::{StoreError, StoreKind};
 use crate::ledger::Page;
 
@@ -130,8 +130,9 @@ async fn put(
     for _round in 0..ROUNDS {
         let there = read(collection, &id).await?;
         let live = there.as_ref().filter(|entry| is_live(entry, write.now));
-        if !holds(write.expected, live) {
-            return Ok(Outcome::Mismatch(live.map(|entry| entry.version)));
+        let current = live.map(|entry| entry.version);
+        if !versions::holds(write.expected, current) {
+            return Ok(Outcome::Mismatch(current));
         }
         let written = DevDataEntry {
             namespace: write.namespace.clone(),
@@ -170,8 +171,9 @@ async fn delete(
     for _round in 0..ROUNDS {
         let there = read(collection, id).await?;
         let live = there.as_ref().filter(|entry| is_live(entry, now));
-        if !holds(expected, live) {
-            return Ok(Outcome::Mismatch(live.map(|entry| entry.version)));
+        let current = live.map(|entry| entry.version);
+        if !versions::holds(expected, current) {
+            return Ok(Outcome::Mismatch(current));
         }
         let Some(live) = live else {
             return Ok(Outcome::Done(false));
@@ -193,14 +195,6 @@ fn contended() -> StoreError {
         store: StoreKind::Documents,
         reason: "others kept changing the entry".to_owned(),
         retry_after: super::OVERLOAD_RETRY,
-    }
-}
-
-fn holds(expected: Expected, live: Option<&DevDataEntry>) -> bool {
-    match expected {
-        Expected::Anything => true,
-        Expected::Version(version) => live.is_some_and(|entry| entry.version == version),
-        Expected::Absent => live.is_none(),
     }
 }
 

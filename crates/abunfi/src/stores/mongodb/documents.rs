@@ -10,13 +10,14 @@ use mongodb::bson::spec::BinarySubtype;
 use mongodb::bson::{Binary, Bson, Document, doc};
 use mongodb::options::ReturnDocument;
 use mongodb::{Collection, Database};
-use sha2::{Digest as _, Sha256};
 
 use super::convert::{document_to_json, to_bson, to_json};
 use super::{Attempt, MongoDb, failure};
 use crate::documents::canonical::content_hash;
 use crate::documents::parse::{MAX_BODY_DEPTH, parse_json};
-use crate::documents::{Applied, ContentStore, DocumentKey, DocumentKind, StoredDocument};
+use crate::documents::{
+    Applied, ContentStore, DocumentKey, DocumentKind, StoredDocument, versions,
+};
 use crate::error::{StoreError, StoreKind};
 use crate::ids::UserId;
 
@@ -247,7 +248,7 @@ fn stored(kind: DocumentKind, mut document: Document) -> StoredDocument {
         .remove("doc")
         .map_or(serde_json::Value::Null, to_json);
     let hash = if deleted {
-        Sha256::digest([]).into()
+        versions::tombstone_hash()
     } else {
         content_hash(&value)
     };
@@ -383,7 +384,7 @@ mod tests {
 
     #[test]
     fn a_tombstone_is_read_as_one() {
-        let nothing: [u8; 32] = Sha256::digest([]).into();
+        let nothing = versions::tombstone_hash();
         let document = replacement(key(), 3, nothing, None).unwrap();
         assert!(!document.contains_key("doc"));
         let read = stored(DocumentKind::Metadata, document.clone());

@@ -248,7 +248,10 @@ pub(super) async fn write(
         }
     }
     if options.holds_documents {
-        let canonical = write.content.as_ref().map(|content| content.canonical.as_str());
+        let canonical = write
+            .content
+            .as_ref()
+            .map(|content| content.canonical.as_str());
         content::store(connection, key, written.head.version, canonical).await?;
     }
     Ok(written)

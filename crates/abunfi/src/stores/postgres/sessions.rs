@@ -1,8 +1,8 @@
 //! Sessions and revocations: the durable side.
 
 use async_trait::async_trait;
-use sqlx::postgres::PgRow;
 use sqlx::PgConnection;
+use sqlx::postgres::PgRow;
 use uuid::Uuid;
 
 use super::columns::{Columns, at, limit};
@@ -81,7 +81,8 @@ impl Store for Postgres {
                 scoped(async move {
                     let ended = end(connection, user_id, id, now).await?;
                     if ended {
-                        insert_revocations(connection, RevocationKind::Session, &[id.0], now).await?;
+                        insert_revocations(connection, RevocationKind::Session, &[id.0], now)
+                            .await?;
                     }
                     Ok(ended)
                 })
@@ -94,7 +95,9 @@ impl Store for Postgres {
             .write(|connection| {
                 scoped(async move {
                     // A session that is being made right now either waits for this or is seen by it.
-                    lock_user(connection, user_id).await?;
+                    if lock_user(connection, user_id).await?.is_none() {
+                        return Ok(0);
+                    }
                     Ok(end_all(connection, user_id, now).await?)
                 })
             })
@@ -204,7 +207,13 @@ async fn create(
     .bind(limit(bound.saturating_sub(1)))
     .fetch_all(&mut *connection)
     .await?;
-    insert_revocations(connection, RevocationKind::Session, &ended, session.created_at).await?;
+    insert_revocations(
+        connection,
+        RevocationKind::Session,
+        &ended,
+        session.created_at,
+    )
+    .await?;
     insert(connection, session).await?;
     Ok(())
 }

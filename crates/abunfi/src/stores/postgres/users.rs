@@ -67,7 +67,17 @@ impl Store for Postgres {
     async fn create(&self, _ctx: &Context, user: &NewUser) -> Result<UserRecord, Error> {
         let options = self.options;
         self.requests
-            .write(|connection| scoped(create(connection, user, options)))
+            .write(|connection| {
+                scoped(async move {
+                    let record = insert(connection, user, options).await?;
+                    if options.outbox {
+                        let users = [Some(user.id), record.referral.referred_by];
+                        let tags = users.into_iter().flatten().map(user_tag).collect();
+                        outbox::enqueue(connection, tags, user.at).await?;
+                    }
+                    Ok(record)
+                })
+            })
             .await
     }
 
@@ -149,8 +159,9 @@ impl Store for Postgres {
     }
 }
 
-/// Makes a user inside an open transaction.
-pub(super) async fn create(
+/// Makes a user inside an open transaction, in which some of it may be written when it is refused. The
+/// outbox row is the caller's.
+pub(super) async fn insert(
     connection: &mut PgConnection,
     user: &NewUser,
     options: RelationalOptions,
@@ -182,10 +193,6 @@ pub(super) async fn create(
     insert_identities(connection, user.id, &identities).await?;
     open_first_account(connection, user).await?;
     heads::insert_first(connection, user, found.integer("epoch")?, options).await?;
-    if options.outbox {
-        let tags = [Some(user.id), referrer].into_iter().flatten().map(user_tag);
-        outbox::enqueue(connection, tags.collect(), user.at).await?;
-    }
     find(connection, user.id)
         .await?
         .ok_or_else(|| undecodable("user_id", "the new user is not there").into())
@@ -277,15 +284,12 @@ pub(super) async fn find(
     connection: &mut PgConnection,
     id: UserId,
 ) -> Result<Option<UserRecord>, sqlx::Error> {
-    sqlx::query(concat!(
-        select_users!("users AS u"),
-        "WHERE u.user_id = $1"
-    ))
-    .bind(id.0)
-    .fetch_optional(connection)
-    .await?
-    .map(|row| record(&row))
-    .transpose()
+    sqlx::query(concat!(select_users!("users AS u"), "WHERE u.user_id = $1"))
+        .bind(id.0)
+        .fetch_optional(connection)
+        .await?
+        .map(|row| record(&row))
+        .transpose()
 }
 
 pub(super) async fn find_by_identity(
@@ -560,18 +564,20 @@ fn heads_of(row: &PgRow) -> Result<Vec<Head>, sqlx::Error> {
         .zip(aggregated::<OffsetDateTime>(row, "head_updated_at")?);
     let mut heads = aggregated::<String>(row, "kinds")?
         .zip(columns)
-        .map(|(kind, (((((version, digest), deleted), applied_version), image), updated_at))| {
-            Ok(Head {
-                kind: DocumentKind::from_name(&kind)
-                    .ok_or_else(|| undecodable("kind", "not a known value"))?,
-                version,
-                hash: hash("hash", &digest)?,
-                deleted,
-                applied_version,
-                image,
-                updated_at: updated_at.into(),
-            })
-        })
+        .map(
+            |(kind, (((((version, digest), deleted), applied_version), image), updated_at))| {
+                Ok(Head {
+                    kind: DocumentKind::from_name(&kind)
+                        .ok_or_else(|| undecodable("kind", "not a known value"))?,
+                    version,
+                    hash: hash("hash", &digest)?,
+                    deleted,
+                    applied_version,
+                    image,
+                    updated_at: updated_at.into(),
+                })
+            },
+        )
         .collect::<Result<Vec<_>, sqlx::Error>>()?;
     heads.sort_unstable_by_key(|head| head.kind);
     Ok(heads)
