@@ -150,6 +150,7 @@ impl DatabaseService {
             Arc::clone(&clock),
             Duration::from_millis(config.mongodb.apply_deadline_ms),
             days(config.log_retention_days),
+            days(config.image_retention_days),
         );
         let document_relay = mongodb.is_some().then(|| Arc::clone(documents.relay()));
         let users = users::Service::new(
