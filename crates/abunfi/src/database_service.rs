@@ -78,6 +78,12 @@ impl DatabaseService {
         todo!()
     }
 
+    /// Brings the relational schema up to date without opening the platform; gives its version before and
+    /// after. Safe beside running instances.
+    pub async fn migrate(config: &Config) -> Result<(i64, i64), OpenError> {
+        todo!()
+    }
+
     #[must_use]
     pub fn config(&self) -> &Config {
         &self.inner.config

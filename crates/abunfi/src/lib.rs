@@ -13,6 +13,7 @@ pub mod context;
 pub mod cursor;
 mod dashboard;
 mod database_service;
+mod detached;
 pub mod documents;
 pub mod error;
 pub mod health;

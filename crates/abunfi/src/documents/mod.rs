@@ -23,14 +23,21 @@ mod error;
 pub mod merge_patch;
 pub mod parse;
 pub mod preferences;
+mod reading;
+mod records;
 mod relay;
 mod service;
 mod store;
 pub mod versions;
 
 pub use error::Error;
+pub use records::{
+    MAX_LOG_ENTRIES, MAX_LOG_FIELDS_BYTES, MAX_LOG_MESSAGE_BYTES, MAX_LOG_TARGET_CHARS,
+    MAX_NAME_CHARS, check_log_entry,
+};
 pub use relay::{Relay, RelayStats};
-pub use service::{DocumentView, Service, Stores, UserDocuments, Write};
+pub(crate) use service::check;
+pub use service::{ApplyReport, DocumentView, Service, Stores, UserDocuments, Write};
 pub use store::{
     Applied, Backlog, Claimed, ContentStore, DevDataEntry, DevDataStore, DevDataWrite, HeadStore,
     HeadWrite, HeadWritten, LogFilter, LogStore, StoredDocument,

@@ -115,8 +115,11 @@ pub struct StoredDocument {
 /// What became of [`ContentStore::apply`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Applied {
-    /// The store holds this version, or a newer one not above `head_version`.
+    /// The store holds this version.
     Done,
+    /// The store holds this newer version. That is as good, if the head is not below it: else what is
+    /// there was written by a platform that this one's relational store does not know of.
+    Newer(i64),
     /// What is there is not this platform's: left alone.
     Foreign,
 }
@@ -126,6 +129,29 @@ pub enum Applied {
 pub trait ContentStore: Send + Sync + std::fmt::Debug {
     /// Both documents of a user, those that exist, from the primary.
     async fn read(&self, user_id: UserId) -> Result<Vec<StoredDocument>, StoreError>;
+
+    /// The documents of many users (a page of a list), in no order.
+    async fn read_many(
+        &self,
+        user_ids: &[UserId],
+    ) -> Result<Vec<(UserId, StoredDocument)>, StoreError> {
+        let mut found = Vec::new();
+        for user_id in user_ids {
+            let documents = self.read(*user_id).await?;
+            found.extend(documents.into_iter().map(|document| (*user_id, document)));
+        }
+        Ok(found)
+    }
+
+    /// The document of `key` as it is before its first head: what is imported as version 0. From here
+    /// on [`apply`](Self::apply) may replace it, which it otherwise refuses of what this platform did
+    /// not write. May be called again, and changes nothing that [`read`](Self::read) shows.
+    async fn adopt(&self, key: DocumentKey) -> Result<Option<StoredDocument>, StoreError> {
+        let documents = self.read(key.user_id).await?;
+        Ok(documents
+            .into_iter()
+            .find(|document| document.kind == key.kind))
+    }
 
     /// Writes `version` unless something newer is there; durable (majority and journal) on `Done`.
     /// `content: None` writes a tombstone.

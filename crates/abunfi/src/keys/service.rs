@@ -174,6 +174,38 @@ impl Service {
         }
         Ok(value)
     }
+
+    /// Stores a key whose token the caller made, so that it can be written down before it is usable: a
+    /// crash in between leaves a file that is taken up again, never a key that nobody has. Durable on
+    /// return; a token that is stored already stays as it is.
+    pub async fn adopt(
+        &self,
+        ctx: &Context,
+        owner: &str,
+        scopes: &[Scope],
+        token: &Token,
+    ) -> Result<ServiceKey, Error> {
+        let now = self.clock.now();
+        let key = ServiceKey {
+            id: KeyId::new(now),
+            owner: owner.to_owned(),
+            scopes: scopes.to_vec(),
+            token_hash: *token.hash().as_bytes(),
+            created_at: now,
+            revoked_at: None,
+        };
+        if let Some(stored) = self.store.find(&key.token_hash).await? {
+            return Ok(stored);
+        }
+        match self.store.insert(ctx, &key).await {
+            Ok(()) => Ok(key),
+            // Another instance that starts beside this one may have stored it meanwhile.
+            Err(error) => match self.store.find(&key.token_hash).await {
+                Ok(Some(stored)) => Ok(stored),
+                _ => Err(error.into()),
+            },
+        }
+    }
 }
 
 fn check(owner: &str, scopes: &[Scope]) -> Result<(), Faults> {

@@ -145,6 +145,24 @@ impl Service {
         self.execute(command).await
     }
 
+    /// The command of a posting, checked, for
+    /// [`update_user_balance`](crate::transaction::Transaction::update_user_balance) inside a transaction.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`].
+    pub fn prepare(
+        &self,
+        ctx: &Context,
+        user_id: UserId,
+        request: PostRequest,
+    ) -> Result<Command, Error> {
+        let now = self.clock.now();
+        request.check(now, "").map_err(Error::Invalid)?;
+        let transaction = self.transaction_of(user_id, request, now);
+        let action = Action::Post(Box::new(transaction));
+        Ok(self.command(ctx, user_id, action, String::new(), None))
+    }
+
     /// Confirms, fails or cancels a pending transaction; durable on return. `only_unsubmitted`: refuse when
     /// it was submitted (for sessions).
     ///
@@ -577,10 +595,11 @@ impl Service {
     }
 }
 
-/// The cache tag of everything that shows an asset's price.
+/// The cache tag of everything that shows an asset's price. One for all assets: the tags of a profile must
+/// be known before it is read, and which assets its user holds is known only afterwards.
 #[must_use]
-pub fn asset_tag(asset: &Asset) -> String {
-    format!("asset:{asset}")
+pub fn asset_tag(_asset: &Asset) -> String {
+    "assets".to_owned()
 }
 
 fn check_size(items: usize) -> Result<(), Faults> {

@@ -14,12 +14,15 @@ use crate::ledger::{Asset, Balance, words};
 mod error;
 pub mod identity;
 pub mod rules;
+mod served;
 mod service;
 mod store;
 
 pub use error::Error;
 pub use identity::{Email, IdentityKind, Name, Phone, ReferralCode, SocialId, WalletAddress};
-pub use service::{CreateUser, KycRequest, Served, Service, Source, UserPatch};
+pub(crate) use served::{Caching, Composed, serve};
+pub use served::{Served, Source};
+pub use service::{CreateUser, KycRequest, Service, UserPatch};
 pub use store::{IdentityQuery, KycChange, NewUser, ReferralRow, Store, UserChange};
 
 words! {
