@@ -88,7 +88,7 @@ impl Store for L2 {
         self.reach()?;
         let mut entries = self.server.entries.lock().unwrap();
         let entry = entries.entry(key.to_owned()).or_default();
-        assert_eq!(tags, self::tags());
+        assert_eq!(tags, super::tests::tags());
         let fresh = |stored: &Stored| self.clock.now() < stored.fresh_until;
         Ok(match (entry.0.clone(), entry.1) {
             (Some(stored), _) if fresh(&stored) => Lookup::Fresh(stored),
@@ -449,7 +449,7 @@ async fn a_lease_whose_owner_went_away_is_given_back() {
     assert_eq!(a.read().await, (1, Hit::L2));
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn what_l2_could_not_be_told_does_not_come_back() {
     let world = World::new();
     let a = world.with_l2();
@@ -462,7 +462,7 @@ async fn what_l2_could_not_be_told_does_not_come_back() {
     l2.away.store(false, Ordering::SeqCst);
     world.clock.advance(Duration::from_secs(2));
     assert_eq!(a.read().await, (2, Hit::Fetched), "round L2");
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    tokio::time::sleep(Duration::from_millis(600)).await;
     world.clock.advance(Duration::from_secs(2));
     assert_eq!(a.read().await, (2, Hit::Fetched), "L2 was told, and is empty");
     world.clock.advance(Duration::from_secs(2));
@@ -488,7 +488,7 @@ async fn while_l2_is_being_told_readers_go_round_it() {
     assert_eq!(a.read().await.0, 2);
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn l2_is_told_even_if_the_writer_goes_away_meanwhile() {
     let world = World::new();
     let (a, b) = (Arc::new(world.with_l2()), world.with_l2());
@@ -501,11 +501,11 @@ async fn l2_is_told_even_if_the_writer_goes_away_meanwhile() {
     });
     tokio::task::yield_now().await;
     writer.abort();
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    tokio::time::sleep(Duration::from_millis(600)).await;
     assert_eq!(b.read().await, (2, Hit::Fetched));
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn too_much_to_tell_empties_l2() {
     let world = World::new();
     let a = world.with_l2();
@@ -519,7 +519,7 @@ async fn too_much_to_tell_empties_l2() {
     l2.away.store(false, Ordering::SeqCst);
     world.clock.advance(Duration::from_secs(2));
     assert_eq!(a.read().await, (1, Hit::Fetched), "nothing in L2 is trusted");
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    tokio::time::sleep(Duration::from_millis(600)).await;
     assert_eq!(l2.flushes.load(Ordering::SeqCst), 1);
     assert!(l2.server.entries.lock().unwrap().is_empty());
 }
