@@ -9,6 +9,7 @@
     )
 )]
 
+mod bench;
 mod layering;
 mod openapi;
 mod provide;
@@ -42,6 +43,8 @@ enum Command {
     Test(test::Options),
     /// Start the servers that the tests use, say where they are, and keep them until Ctrl-C
     Servers(provide::Installing),
+    /// Measure speeds as ratios, side by side in one run, on a PostgreSQL of its own
+    Bench(bench::Options),
     /// Write docs/openapi.json anew from the code
     Openapi,
 }
@@ -63,6 +66,7 @@ fn run() -> Result<ExitCode> {
     match cli.command {
         Command::Test(options) => test::run(&workspace, &options),
         Command::Servers(options) => provide::serve(&workspace, options),
+        Command::Bench(options) => bench::run(&workspace, &options),
         Command::Openapi => openapi::write(&workspace),
     }
 }

@@ -145,6 +145,24 @@ impl Service {
         self.execute(command).await
     }
 
+    /// The command of a posting, checked, for
+    /// [`update_user_balance`](crate::transaction::Transaction::update_user_balance) inside a transaction.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`].
+    pub fn prepare(
+        &self,
+        ctx: &Context,
+        user_id: UserId,
+        request: PostRequest,
+    ) -> Result<Command, Error> {
+        let now = self.clock.now();
+        request.check(now, "").map_err(Error::Invalid)?;
+        let transaction = self.transaction_of(user_id, request, now);
+        let action = Action::Post(Box::new(transaction));
+        Ok(self.command(ctx, user_id, action, String::new(), None))
+    }
+
     /// Confirms, fails or cancels a pending transaction; durable on return. `only_unsubmitted`: refuse when
     /// it was submitted (for sessions).
     ///
@@ -355,16 +373,13 @@ impl Service {
             ),
             None => None,
         };
-        self.post_commands(vec![command])
-            .await?
-            .pop()
-            .unwrap_or_else(|| {
-                Err(StoreError::unexpected(
-                    crate::StoreKind::Relational,
-                    "a command without a result",
-                )
-                .into())
-            })
+        self.batcher.submit(command).await
+    }
+
+    /// How many postings wait to be committed.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.batcher.waiting()
     }
 
     /// Commits, then invalidates, both to the end whatever becomes of the caller.

@@ -310,6 +310,11 @@ impl Open {
         &mut self.lease
     }
 
+    /// By when it must have been told to commit.
+    pub(super) const fn deadline(&self) -> Instant {
+        self.deadline
+    }
+
     async fn run<'env, T, E, F>(&mut self, body: &F) -> Result<T, End<E>>
     where
         F: Body<'env, Result<T, Abort<E>>>,

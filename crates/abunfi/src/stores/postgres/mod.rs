@@ -22,12 +22,21 @@ use crate::stores::breaker::Breaker;
 
 mod audit;
 mod columns;
+mod content;
+mod dev_data;
 mod error;
+mod heads;
+mod keys;
 mod lane;
 mod ledger;
+mod logs;
 mod open;
 mod outbox;
 mod pool;
+mod probe;
+mod sessions;
+mod transaction;
+mod users;
 
 use lane::Lane;
 

@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::Postgres;
 use super::columns::{Columns, at, column, limit};
-use super::error::undecodable;
+use super::error::{Abort, undecodable};
 use super::lane::scoped;
 use crate::clock::Timestamp;
 use crate::error::StoreError;
@@ -46,35 +46,8 @@ impl Store for Postgres {
         lease_for: Duration,
         now: Timestamp,
     ) -> Result<Vec<Claimed>, StoreError> {
-        let lease = Uuid::new_v4();
         self.background
-            .write(|connection| {
-                scoped(async move {
-                    // SKIP LOCKED is safe here: invalidations may be done in any order, and twice.
-                    let claimed = sqlx::query(
-                        "UPDATE outbox SET lease = $1, leased_until = $2, attempts = attempts + 1
-                     WHERE id IN (
-                         SELECT id FROM outbox
-                         WHERE created_at <= $3 AND (leased_until IS NULL OR leased_until <= $4)
-                         ORDER BY created_at, id LIMIT $5 FOR UPDATE SKIP LOCKED)
-                     RETURNING id, effect, attempts",
-                    )
-                    .bind(lease)
-                    .bind(at(now.plus(lease_for)))
-                    .bind(at(now.minus(min_age)))
-                    .bind(at(now))
-                    .bind(limit(rows))
-                    .fetch_all(connection)
-                    .await?;
-                    let mut claimed = claimed
-                        .iter()
-                        .map(|row| claimed_row(row, lease))
-                        .collect::<Result<Vec<_>, _>>()?;
-                    // UUIDv7, so oldest first.
-                    claimed.sort_unstable_by_key(|claimed| claimed.id);
-                    Ok(claimed)
-                })
-            })
+            .write(|connection| scoped(claim(connection, rows, min_age, lease_for, now)))
             .await
     }
 
@@ -118,6 +91,37 @@ impl Store for Postgres {
             })
             .await
     }
+}
+
+async fn claim(
+    connection: &mut PgConnection,
+    rows: u32,
+    min_age: Duration,
+    lease_for: Duration,
+    now: Timestamp,
+) -> Result<Vec<Claimed>, Abort<StoreError>> {
+    let lease = Uuid::new_v4();
+    // SKIP LOCKED is safe here: invalidations may be done in any order, and twice. MATERIALIZED: the rows
+    // are chosen and locked once, so never more than LIMIT.
+    let rows = sqlx::query(
+        "WITH due AS MATERIALIZED (
+             SELECT id FROM outbox
+             WHERE created_at <= $1 AND (leased_until IS NULL OR leased_until <= $2)
+             ORDER BY created_at, id LIMIT $3 FOR UPDATE SKIP LOCKED),
+         claimed AS (
+             UPDATE outbox SET lease = $4, leased_until = $5, attempts = attempts + 1
+             FROM due WHERE outbox.id = due.id RETURNING outbox.*)
+         SELECT * FROM claimed ORDER BY created_at, id",
+    )
+    .bind(at(now.minus(min_age)))
+    .bind(at(now))
+    .bind(limit(rows))
+    .bind(lease)
+    .bind(at(now.plus(lease_for)))
+    .fetch_all(connection)
+    .await?;
+    let claimed = rows.iter().map(|row| claimed_row(row, lease));
+    Ok(claimed.collect::<Result<_, _>>()?)
 }
 
 fn claimed_row(row: &PgRow, lease: Uuid) -> Result<Claimed, sqlx::Error> {

@@ -4,9 +4,11 @@
 -- No sequences: ids are UUIDv7 made by the program. Times are timestamptz, which keeps microseconds.
 -- Amounts, shares and prices are bigint micro-units (scale 6), below 10^18.
 -- Constraint names are part of the program: adapters map them to domain errors.
+-- Names and keys are compared by their bytes (COLLATE "C"), here as in the program: the order of a locale
+-- differs between servers, and changes with updates of their operating system, which corrupts indexes.
 
 CREATE TABLE assets (
-    asset        text        NOT NULL,
+    asset        text COLLATE "C" NOT NULL,
     share_price  bigint      NOT NULL,
     version      bigint      NOT NULL DEFAULT 1,
     created_at   timestamptz NOT NULL,
@@ -26,7 +28,8 @@ CREATE TABLE users (
     social_id       text,
     status          text        NOT NULL DEFAULT 'active',
     kyc_status      text        NOT NULL DEFAULT 'pending',
-    kyc_data        jsonb       NOT NULL DEFAULT '{}',
+    -- Canonical JSON as text: jsonb would write 1e300 with 300 digits.
+    kyc_data        text        NOT NULL DEFAULT '{}',
     referral_code   text        NOT NULL,
     referred_by     uuid,
     version         bigint      NOT NULL DEFAULT 1,
@@ -43,8 +46,8 @@ CREATE INDEX users_referred_by_idx ON users (referred_by, created_at DESC, user_
 
 -- The one place where identities are unique. value is the form in which they are compared.
 CREATE TABLE user_identities (
-    kind    text NOT NULL,
-    value   text NOT NULL,
+    kind    text COLLATE "C" NOT NULL,
+    value   text COLLATE "C" NOT NULL,
     user_id uuid NOT NULL,
     CONSTRAINT user_identities_pkey PRIMARY KEY (kind, value),
     CONSTRAINT user_identities_kind_check
@@ -58,7 +61,7 @@ CREATE UNIQUE INDEX user_identities_user_kind_key ON user_identities (user_id, k
 -- version is the seq of the newest audit row of the account's chain, chain_hash its hash.
 CREATE TABLE accounts (
     user_id            uuid   NOT NULL,
-    asset              text   NOT NULL,
+    asset              text COLLATE "C" NOT NULL,
     available          bigint NOT NULL DEFAULT 0,
     locked             bigint NOT NULL DEFAULT 0,
     shares             bigint NOT NULL DEFAULT 0,
@@ -96,13 +99,13 @@ CREATE TABLE transactions (
     transaction_id   uuid        NOT NULL,
     type             text        NOT NULL,
     status           text        NOT NULL,
-    asset            text        NOT NULL,
+    asset            text COLLATE "C" NOT NULL,
     amount           bigint      NOT NULL,
     shares           bigint      NOT NULL DEFAULT 0,
     expires_at       timestamptz,
     submitted_at     timestamptz,
-    client_reference text,
-    tx_hash          text,
+    client_reference text COLLATE "C",
+    tx_hash          text COLLATE "C",
     block_number     bigint,
     gas_used         bigint,
     gas_fee          text,
@@ -132,8 +135,8 @@ CREATE INDEX transactions_expiry_idx ON transactions (expires_at)
 CREATE TABLE entries (
     user_id        uuid        NOT NULL,
     transaction_id uuid        NOT NULL,
-    account        text        NOT NULL,
-    asset          text        NOT NULL,
+    account        text COLLATE "C" NOT NULL,
+    asset          text COLLATE "C" NOT NULL,
     amount         bigint      NOT NULL,
     at             timestamptz NOT NULL,
     CONSTRAINT entries_pkey PRIMARY KEY (user_id, transaction_id, account),
@@ -147,7 +150,7 @@ CREATE INDEX entries_yield_idx ON entries (user_id, asset, at) WHERE account = '
 -- purpose: nothing that happens to a user may touch the trail.
 CREATE TABLE audit (
     user_id             uuid        NOT NULL,
-    chain               text        NOT NULL,
+    chain               text COLLATE "C" NOT NULL,
     seq                 bigint      NOT NULL,
     transaction_id      uuid,
     action              text        NOT NULL,
@@ -178,7 +181,7 @@ CREATE INDEX audit_at_idx ON audit (user_id, at DESC, chain DESC, seq DESC);
 -- Heads of chains that have no account row. Locked by whoever appends.
 CREATE TABLE chain_heads (
     user_id uuid        NOT NULL,
-    chain   text        NOT NULL,
+    chain   text COLLATE "C" NOT NULL,
     seq     bigint      NOT NULL,
     hash    bytea       NOT NULL,
     at      timestamptz NOT NULL,
@@ -188,9 +191,9 @@ CREATE TABLE chain_heads (
 -- Personal content that the trail commits to; may be erased.
 CREATE TABLE audit_private (
     user_id uuid   NOT NULL,
-    chain   text   NOT NULL,
+    chain   text COLLATE "C" NOT NULL,
     seq     bigint NOT NULL,
-    field   text   NOT NULL,
+    field   text COLLATE "C" NOT NULL,
     salt    bytea  NOT NULL,
     value   text   NOT NULL,
     CONSTRAINT audit_private_pkey PRIMARY KEY (user_id, chain, seq, field)
@@ -213,9 +216,9 @@ CREATE TRIGGER entries_no_truncate BEFORE TRUNCATE ON entries
 -- Answers to requests on one user. Written with the effect, in one transaction.
 CREATE TABLE idempotency_keys (
     user_id     uuid        NOT NULL,
-    principal   text        NOT NULL,
-    scope       text        NOT NULL,
-    key         text        NOT NULL,
+    principal   text COLLATE "C" NOT NULL,
+    scope       text COLLATE "C" NOT NULL,
+    key         text COLLATE "C" NOT NULL,
     fingerprint bytea       NOT NULL,
     answer      text        NOT NULL,
     created_at  timestamptz NOT NULL,
@@ -225,8 +228,8 @@ CREATE INDEX idempotency_keys_created_idx ON idempotency_keys (created_at);
 
 -- Requests over many users. answer stays null for a batch that is not atomic: its items have their own.
 CREATE TABLE batch_keys (
-    principal   text        NOT NULL,
-    key         text        NOT NULL,
+    principal   text COLLATE "C" NOT NULL,
+    key         text COLLATE "C" NOT NULL,
     fingerprint bytea       NOT NULL,
     request_id  text        NOT NULL,
     answer      text,
@@ -238,7 +241,7 @@ CREATE INDEX batch_keys_created_idx ON batch_keys (created_at);
 -- Heads of user-owned documents: they decide version and content; see the documents domain.
 CREATE TABLE document_heads (
     user_id         uuid        NOT NULL,
-    kind            text        NOT NULL,
+    kind            text COLLATE "C" NOT NULL,
     version         bigint      NOT NULL,
     hash            bytea       NOT NULL,
     deleted         boolean     NOT NULL DEFAULT false,
@@ -257,31 +260,34 @@ CREATE TABLE document_heads (
 ) WITH (fillfactor = 80);
 -- next_at is null exactly when nothing is to be done.
 CREATE INDEX document_heads_due_idx ON document_heads (next_at) WHERE next_at IS NOT NULL;
+CREATE INDEX document_heads_foreign_idx ON document_heads (user_id) WHERE foreign_content;
 CREATE INDEX document_heads_images_idx ON document_heads (applied_at) WHERE image IS NOT NULL AND applied_at IS NOT NULL;
 
 -- Raised by hand after a restore, so that new versions are newer than all that the document store has seen.
 CREATE TABLE document_epoch (
-    only  boolean NOT NULL DEFAULT true,
-    epoch bigint  NOT NULL DEFAULT 0,
-    CONSTRAINT document_epoch_pkey PRIMARY KEY (only),
-    CONSTRAINT document_epoch_only_check CHECK (only)
+    is_only boolean NOT NULL DEFAULT true,
+    epoch   bigint  NOT NULL DEFAULT 0,
+    CONSTRAINT document_epoch_pkey PRIMARY KEY (is_only),
+    CONSTRAINT document_epoch_only_check CHECK (is_only)
 );
 INSERT INTO document_epoch DEFAULT VALUES;
 
 -- Content, when this database is the document store. canonical is what is hashed and served (jsonb would
--- reorder, and take 1.0 for 1); doc is for queries.
+-- reorder, and take 1.0 for 1); doc is for queries. Both are null in a tombstone, which keeps its version
+-- so that a late write of an older one cannot bring the document back.
 CREATE TABLE documents (
     user_id   uuid   NOT NULL,
-    kind      text   NOT NULL,
+    kind      text   COLLATE "C" NOT NULL,
     version   bigint NOT NULL,
-    canonical text   NOT NULL,
-    doc       jsonb  NOT NULL,
+    canonical text,
+    doc       jsonb,
     CONSTRAINT documents_pkey PRIMARY KEY (user_id, kind),
-    CONSTRAINT documents_head_fkey FOREIGN KEY (user_id, kind) REFERENCES document_heads (user_id, kind)
+    CONSTRAINT documents_user_fkey FOREIGN KEY (user_id) REFERENCES users (user_id),
+    CONSTRAINT documents_tombstone_check CHECK ((canonical IS NULL) = (doc IS NULL))
 );
 
 CREATE TABLE dev_data (
-    namespace  text        NOT NULL,
+    namespace  text COLLATE "C" NOT NULL,
     key        text        COLLATE "C" NOT NULL,
     canonical  text        NOT NULL,
     doc        jsonb       NOT NULL,
@@ -296,10 +302,12 @@ CREATE TABLE logs (
     id         uuid        NOT NULL,
     at         timestamptz NOT NULL,
     level      smallint    NOT NULL,
-    target     text        NOT NULL,
+    target     text COLLATE "C" NOT NULL,
     message    text        NOT NULL,
+    -- The message in lower case, for searches.
+    folded     text        NOT NULL,
     fields     text        NOT NULL,
-    request_id text,
+    request_id text COLLATE "C",
     expires_at timestamptz NOT NULL,
     CONSTRAINT logs_pkey PRIMARY KEY (id)
 );
@@ -325,7 +333,7 @@ CREATE INDEX sessions_expiry_idx ON sessions (idle_expires_at);
 
 -- What was valid and must be refused, whatever a cache says. Every instance reads the recent ones.
 CREATE TABLE revocations (
-    kind text        NOT NULL,
+    kind text COLLATE "C" NOT NULL,
     id   uuid        NOT NULL,
     at   timestamptz NOT NULL,
     CONSTRAINT revocations_pkey PRIMARY KEY (kind, id, at)

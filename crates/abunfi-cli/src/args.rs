@@ -1,0 +1,162 @@
+//! What can be asked on the command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+/// A hybrid data platform for small savings: PostgreSQL keeps the money, MongoDB the documents, Redis
+/// makes it fast. With nothing configured it runs by itself, on one file.
+#[derive(Debug, Parser)]
+#[command(name = "abunfi", version, after_help = EXAMPLE)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) settings: SettingFlags,
+
+    /// Answer with JSON on standard output, for programs
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+const EXAMPLE: &str = "\
+Example:
+  abunfi serve                                   the whole platform on http://127.0.0.1:3001
+  DATABASE_URL=postgresql://… abunfi check       are these stores fit for it?
+
+Settings come from a TOML file, then the environment, then flags; `abunfi config` shows all of them.";
+
+/// Flags for the settings that are changed most. All are in the environment and in the file as well.
+#[derive(Debug, Default, Args)]
+#[command(next_help_heading = "Settings")]
+pub(crate) struct SettingFlags {
+    /// A TOML file with settings [variable: ABUNFI_CONFIG]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+
+    /// Where the service listens [variable: HOST]
+    #[arg(long, global = true, value_name = "ADDRESS")]
+    pub(crate) host: Option<String>,
+
+    /// The port it listens on; 0 takes one that is free [variable: PORT]
+    #[arg(long, global = true, value_name = "PORT")]
+    pub(crate) port: Option<String>,
+
+    /// Where it keeps its files [variable: DATA_DIR]
+    #[arg(long, global = true, value_name = "DIR")]
+    pub(crate) data_dir: Option<String>,
+
+    /// PostgreSQL or SQLite; a password here shows in the list of processes [variable: DATABASE_URL]
+    #[arg(long, global = true, value_name = "URL")]
+    pub(crate) database_url: Option<String>,
+
+    /// MongoDB [variable: MONGODB_URI]
+    #[arg(long, global = true, value_name = "URI")]
+    pub(crate) mongodb_uri: Option<String>,
+
+    /// Redis [variable: REDIS_URL]
+    #[arg(long, global = true, value_name = "URL")]
+    pub(crate) redis_url: Option<String>,
+
+    /// trace, debug, info, warn or error [variable: LOG_LEVEL]
+    #[arg(long, global = true, value_name = "LEVEL")]
+    pub(crate) log_level: Option<String>,
+
+    /// auto, pretty or json [variable: LOG_FORMAT]
+    #[arg(long, global = true, value_name = "FORMAT")]
+    pub(crate) log_format: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run the service until it is told to stop
+    #[command(after_help = "\
+Example:
+  abunfi serve --port 8080
+
+Stops on SIGTERM or Ctrl-C: takes nothing new, ends what runs, writes out what is due, exits with 0.")]
+    Serve,
+
+    /// Test the configured stores, and leave nothing behind
+    #[command(after_help = "\
+Example:
+  abunfi check --json | grep -c '\"failed\"'
+
+Exits with 1 if a check fails.")]
+    Check,
+
+    /// Bring the relational schema up to date
+    #[command(after_help = "\
+Example:
+  DATABASE_DIRECT_URL=postgresql://… abunfi migrate
+
+Safe beside running instances and beside another `abunfi migrate`. `abunfi serve` does it too, unless
+MIGRATE_ON_START is false.")]
+    Migrate,
+
+    /// Show the settings in force and where each comes from, with secrets masked
+    #[command(after_help = "\
+Example:
+  abunfi config | grep DATABASE")]
+    Config,
+
+    /// Make, list and revoke service keys; no running service is needed
+    #[command(
+        subcommand,
+        after_help = "\
+Example:
+  abunfi keys create payments --scopes read,money"
+    )]
+    Keys(Keys),
+
+    /// Show figures of the stores and of the platform
+    #[command(after_help = "\
+Example:
+  abunfi stats --json")]
+    Stats,
+
+    /// Print the OpenAPI description of the HTTP interface
+    #[command(after_help = "\
+Example:
+  abunfi openapi > openapi.json")]
+    Openapi,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Keys {
+    /// Make a key; its token is shown this once
+    #[command(after_help = "\
+Example:
+  abunfi keys create payments --scopes read,money
+
+A key belongs to its owner's name: give the next key of the same service the same name, and requests
+that were sent with the old one can be repeated with the new one.")]
+    Create {
+        /// Whose key it is: 1 to 100 visible ASCII characters
+        owner: String,
+
+        /// Any of read, write, money, operate, separated by commas
+        #[arg(
+            long,
+            value_name = "SCOPES",
+            default_value = "read,write,money,operate"
+        )]
+        scopes: String,
+    },
+
+    /// List all keys, newest first
+    #[command(after_help = "\
+Example:
+  abunfi keys list --json")]
+    List,
+
+    /// Revoke a key; every instance refuses it within a second
+    #[command(after_help = "\
+Example:
+  abunfi keys revoke 019a0000-0000-7000-8000-000000000000")]
+    Revoke {
+        /// The key's id, as `abunfi keys list` shows it
+        id: String,
+    },
+}

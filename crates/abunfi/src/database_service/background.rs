@@ -1,0 +1,107 @@
+//! What the platform does by itself. Each task is bounded, runs in any number of instances at once, and goes
+//! on after any failure.
+
+use std::future::Future;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use super::DatabaseService;
+use crate::error::StoreError;
+use crate::ids::random_bytes;
+
+/// How often revocations are read: half of the second within which they hold everywhere.
+const REVOCATIONS_EVERY: Duration = Duration::from_millis(500);
+/// How late a hold may expire.
+const EXPIRY_EVERY: Duration = Duration::from_secs(1);
+/// How often what has run out is deleted. Reads hide it at once, so this only bounds the space.
+const SWEEP_EVERY: Duration = Duration::from_secs(30);
+
+impl DatabaseService {
+    /// Starts every task; all end when `stop` is cancelled.
+    pub(super) fn start_background(&self) {
+        let inner = &self.inner;
+        let stop = &inner.stop;
+        inner
+            .background
+            .spawn(inner.health.clone().run(stop.clone()));
+        for relay in inner.document_relay.iter().cloned() {
+            inner.background.spawn(relay.run(stop.clone()));
+        }
+        for relay in inner.outbox_relay.iter().cloned() {
+            inner.background.spawn(relay.run(stop.clone()));
+        }
+        let sessions = inner.sessions.clone();
+        self.every(REVOCATIONS_EVERY, "revocations", move || {
+            let sessions = sessions.clone();
+            async move { sessions.refresh_revocations().await }
+        });
+        let ledger = inner.ledger.clone();
+        self.every(EXPIRY_EVERY, "expiry of holds", move || {
+            let ledger = ledger.clone();
+            async move { ledger.expire_holds().await.map(drop) }
+        });
+        let (ledger, sessions, documents) = (
+            inner.ledger.clone(),
+            inner.sessions.clone(),
+            inner.documents.clone(),
+        );
+        let retention =
+            Duration::from_secs(u64::from(inner.config.idempotency_retention_days) * 24 * 3_600);
+        self.every(SWEEP_EVERY, "sweep", move || {
+            let (ledger, sessions, documents) =
+                (ledger.clone(), sessions.clone(), documents.clone());
+            async move {
+                ledger.purge_idempotency(retention).await?;
+                sessions.sweep().await?;
+                documents.sweep().await?;
+                Ok(())
+            }
+        });
+    }
+
+    fn every<F, W>(&self, period: Duration, name: &'static str, work: F)
+    where
+        F: Fn() -> W + Send + 'static,
+        W: Future<Output = Result<(), StoreError>> + Send + 'static,
+    {
+        self.inner
+            .background
+            .spawn(repeat(self.inner.stop.clone(), period, name, work));
+    }
+}
+
+/// Runs `work` every `period`, give or take a tenth so that instances do not move in step, until `stop`.
+/// A failure is said once, when it begins, and when it ends.
+async fn repeat<F, W>(stop: CancellationToken, period: Duration, name: &'static str, work: F)
+where
+    F: Fn() -> W + Send,
+    W: Future<Output = Result<(), StoreError>> + Send,
+{
+    let mut failing = false;
+    while stop
+        .run_until_cancelled(tokio::time::sleep(jittered(period)))
+        .await
+        .is_some()
+    {
+        match work().await {
+            Ok(()) if failing => {
+                failing = false;
+                tracing::info!(task = name, "background work goes on");
+            }
+            Ok(()) => {}
+            Err(error) if failing => {
+                tracing::debug!(task = name, %error, "background work still fails")
+            }
+            Err(error) => {
+                failing = true;
+                tracing::warn!(task = name, %error, "background work fails; it is tried again");
+            }
+        }
+    }
+}
+
+fn jittered(period: Duration) -> Duration {
+    let [byte] = random_bytes();
+    period.saturating_mul(90 + u32::from(byte) % 21) / 100
+}

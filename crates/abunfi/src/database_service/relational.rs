@@ -1,0 +1,121 @@
+//! One relational server seen through the traits of every domain.
+
+use std::sync::Arc;
+
+use super::OpenError;
+use crate::config::Config;
+use crate::health::Probe;
+use crate::stores::RelationalOptions;
+use crate::stores::postgres::Postgres;
+use crate::stores::sqlite::Sqlite;
+use crate::{audit, documents, keys, ledger, outbox, sessions, transaction, users};
+
+/// Batches in flight at once on PostgreSQL: while one waits for its flush, the other decides.
+const POSTGRES_SHARDS: usize = 2;
+/// SQLite has one writer.
+const SQLITE_SHARDS: usize = 1;
+
+/// The handles of one relational store.
+#[derive(Debug, Clone)]
+pub(super) struct Relational {
+    pub(super) users: Arc<dyn users::Store>,
+    pub(super) ledger: Arc<dyn ledger::Store>,
+    pub(super) audit: Arc<dyn audit::Store>,
+    pub(super) heads: Arc<dyn documents::HeadStore>,
+    pub(super) content: Arc<dyn documents::ContentStore>,
+    pub(super) dev_data: Arc<dyn documents::DevDataStore>,
+    pub(super) logs: Arc<dyn documents::LogStore>,
+    pub(super) sessions: Arc<dyn sessions::Store>,
+    pub(super) keys: Arc<dyn keys::Store>,
+    pub(super) outbox: Arc<dyn outbox::Store>,
+    pub(super) transactions: Arc<dyn transaction::Store>,
+    pub(super) probe: Arc<dyn Probe>,
+    pub(super) documents_probe: Arc<dyn Probe>,
+    pub(super) backend: &'static str,
+    /// Batches in flight at once.
+    pub(super) shards: usize,
+    /// Other processes may write the same data.
+    pub(super) shared: bool,
+    pub(super) server: Server,
+}
+
+#[derive(Debug, Clone)]
+pub(super) enum Server {
+    Postgres(Postgres),
+    Sqlite(Sqlite),
+}
+
+impl Server {
+    pub(super) async fn close(&self) {
+        match self {
+            Self::Postgres(postgres) => postgres.close().await,
+            Self::Sqlite(sqlite) => sqlite.close().await,
+        }
+    }
+}
+
+/// The handles of `$store`, which implements every trait.
+macro_rules! handles {
+    ($store:ident, $server:ident, $backend:literal, $shards:expr, $shared:literal) => {{
+        let shared = Arc::new($store.clone());
+        let documents_probe = $store.documents_probe();
+        Relational {
+            users: shared.clone(),
+            ledger: shared.clone(),
+            audit: shared.clone(),
+            heads: shared.clone(),
+            content: shared.clone(),
+            dev_data: shared.clone(),
+            logs: shared.clone(),
+            sessions: shared.clone(),
+            keys: shared.clone(),
+            outbox: shared.clone(),
+            transactions: shared.clone(),
+            probe: shared,
+            documents_probe,
+            backend: $backend,
+            shards: $shards,
+            shared: $shared,
+            server: Server::$server($store),
+        }
+    }};
+}
+
+impl Relational {
+    pub(super) async fn open(config: &Config) -> Result<Self, OpenError> {
+        let options = RelationalOptions {
+            holds_documents: config.mongodb_uri.is_none(),
+            outbox: config.redis_url.is_some(),
+            migrate: config.migrate_on_start,
+            allow_unsafe_durability: config.allow_unsafe_durability,
+        };
+        if config.uses_postgres() {
+            let postgres = Postgres::connect(&target(config), &config.postgres, options).await?;
+            return Ok(handles!(
+                postgres,
+                Postgres,
+                "postgresql",
+                POSTGRES_SHARDS,
+                true
+            ));
+        }
+        let sqlite = Sqlite::open(&target(config), &config.sqlite, options).await?;
+        Ok(handles!(sqlite, Sqlite, "sqlite", SQLITE_SHARDS, false))
+    }
+
+    pub(super) async fn migrate(config: &Config) -> Result<(i64, i64), OpenError> {
+        if config.uses_postgres() {
+            Postgres::migrate(&target(config), &config.postgres).await
+        } else {
+            Sqlite::migrate(&target(config)).await
+        }
+    }
+}
+
+/// The URL of the configuration, or the file of the embedded database.
+fn target(config: &Config) -> String {
+    match &config.database_url {
+        Some(url) => url.expose().to_owned(),
+        None => config.data_dir.join("abunfi.db").display().to_string(),
+    }
+}
