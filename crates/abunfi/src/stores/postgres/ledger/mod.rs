@@ -243,8 +243,8 @@ impl Store for Postgres {
                     "DELETE FROM batch_keys WHERE (principal, key) IN
                          (SELECT principal, key FROM batch_keys WHERE created_at < $1 ORDER BY created_at LIMIT $2)",
                 ] {
-                    let deleted =
-                        sqlx::query(statement).bind(at(before)).bind(i64::from(limit)).execute(&mut *conn).await?;
+                    let left = i64::try_from(u64::from(limit).saturating_sub(gone)).unwrap_or(0);
+                    let deleted = sqlx::query(statement).bind(at(before)).bind(left).execute(&mut *conn).await?;
                     gone += deleted.rows_affected();
                 }
                 Ok(gone)
