@@ -62,18 +62,10 @@ pub fn kyc_change(
     }
 }
 
-/// An asset was made (`from` is `None`) or got another share price, which is the row's amount.
+/// An asset was made or got another share price, which is the row's amount.
 #[must_use]
-pub fn share_price(
-    ctx: &Context,
-    asset: &Asset,
-    from: Option<Amount>,
-    to: Amount,
-    at: Timestamp,
-) -> Draft {
+pub fn share_price(ctx: &Context, asset: &Asset, to: Amount, at: Timestamp) -> Draft {
     Draft {
-        previous_status: from.map(|price| price.to_string()),
-        new_status: Some(to.to_string()),
         amount: Some(to),
         ..empty(ctx, PLATFORM, asset_chain(asset), "share_price", at)
     }

@@ -4,11 +4,11 @@
 use std::future::Future;
 use std::time::Duration;
 
-use rand::RngExt as _;
 use tokio_util::sync::CancellationToken;
 
 use super::DatabaseService;
 use crate::error::StoreError;
+use crate::ids::random_bytes;
 
 /// How often revocations are read: half of the second within which they hold everywhere.
 const REVOCATIONS_EVERY: Duration = Duration::from_millis(500);
@@ -89,6 +89,6 @@ where
 }
 
 fn jittered(period: Duration) -> Duration {
-    let percent = rand::rng().random_range(90..=110_u32);
-    period.saturating_mul(percent) / 100
+    let [byte] = random_bytes();
+    period.saturating_mul(90 + u32::from(byte) % 21) / 100
 }

@@ -56,8 +56,9 @@ impl Server {
 
 /// The handles of `$store`, which implements every trait.
 macro_rules! handles {
-    ($store:ident, $server:ident, $probe:expr, $documents_probe:expr, $backend:literal, $shards:expr, $shared:literal) => {{
+    ($store:ident, $server:ident, $backend:literal, $shards:expr, $shared:literal) => {{
         let shared = Arc::new($store.clone());
+        let documents_probe = $store.documents_probe();
         Relational {
             users: shared.clone(),
             ledger: shared.clone(),
@@ -69,9 +70,9 @@ macro_rules! handles {
             sessions: shared.clone(),
             keys: shared.clone(),
             outbox: shared.clone(),
-            transactions: shared,
-            probe: $probe,
-            documents_probe: $documents_probe,
+            transactions: shared.clone(),
+            probe: shared,
+            documents_probe,
             backend: $backend,
             shards: $shards,
             shared: $shared,
@@ -91,16 +92,14 @@ impl Relational {
         if config.uses_postgres() {
             let url = config.database_url.as_ref().map_or("", |url| url.expose());
             let postgres = Postgres::connect(url, &config.postgres, options).await?;
-            let (probe, documents) = (postgres.probe(), postgres.documents_probe());
-            return Ok(handles!(postgres, Postgres, probe, documents, "postgresql", POSTGRES_SHARDS, true));
+            return Ok(handles!(postgres, Postgres, "postgresql", POSTGRES_SHARDS, true));
         }
         let file = config
             .database_url
             .as_ref()
             .map_or_else(|| sqlite_file(config), |url| url.expose().to_owned());
         let sqlite = Sqlite::open(&file, &config.sqlite, options).await?;
-        let (probe, documents) = (sqlite.probe(), sqlite.documents_probe());
-        Ok(handles!(sqlite, Sqlite, probe, documents, "sqlite", SQLITE_SHARDS, false))
+        Ok(handles!(sqlite, Sqlite, "sqlite", SQLITE_SHARDS, false))
     }
 }
 

@@ -1,7 +1,9 @@
 //! The arithmetic of versions and the demands of writers, pure, so that every store agrees on them.
 
-use super::{EPOCH_SHIFT, Error, Expected, Head, HeadWrite, HeadWritten};
 use sha2::{Digest, Sha256};
+
+use super::{DocumentKind, EPOCH_SHIFT, Error, Expected, Head, HeadWrite, HeadWritten};
+use crate::clock::Timestamp;
 
 /// The version of a write that follows `current` (0: nothing was written, or it was imported) in `epoch`.
 #[must_use]
@@ -14,6 +16,20 @@ pub fn next(current: i64, epoch: i64) -> i64 {
 #[must_use]
 pub fn tombstone_hash() -> [u8; 32] {
     Sha256::digest([]).into()
+}
+
+/// The head of a document that was never written: what deleting it gives back.
+#[must_use]
+pub fn never_written(kind: DocumentKind, at: Timestamp) -> Head {
+    Head {
+        kind,
+        version: 0,
+        hash: tombstone_hash(),
+        deleted: true,
+        applied_version: -1,
+        image: None,
+        updated_at: at,
+    }
 }
 
 /// Whether a user-owned document whose head is `head` may be written.
@@ -98,13 +114,13 @@ mod tests {
 
     fn head(version: i64, deleted: bool) -> Head {
         Head {
-            kind: super::super::DocumentKind::Metadata,
+            kind: DocumentKind::Metadata,
             version,
             hash: [0; 32],
             deleted,
             applied_version: version,
             image: None,
-            updated_at: crate::clock::Timestamp::EPOCH,
+            updated_at: Timestamp::EPOCH,
         }
     }
 

@@ -5,7 +5,6 @@ pub mod memory;
 pub mod mongodb;
 pub mod postgres;
 pub mod redis;
-mod rows;
 pub mod sqlite;
 
 /// What a relational store must know of the rest of the platform.

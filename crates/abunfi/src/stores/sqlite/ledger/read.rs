@@ -1,0 +1,297 @@
+//! Reading the ledger: nothing is decided from it.
+//!
+//! SQLite's integers overflow into floats, so sums over amounts are taken in two columns, whole units and
+//! rests, and put together here.
+
+use sqlx::sqlite::{SqliteConnection, SqliteRow};
+use sqlx::{QueryBuilder, Sqlite as Driver};
+
+use super::Result;
+use super::load::transaction;
+use crate::audit::PLATFORM;
+use crate::clock::Timestamp;
+use crate::ids::{TransactionId, UserId};
+use crate::ledger::{
+    Asset, Balance, MonthStats, Page, Stats, Transaction, TransactionFilter, TransactionStatus,
+    TransactionType, TrialBalance, TypeStats, first_share_price,
+};
+use crate::money::SignedSum;
+use crate::stores::sqlite::columns::{Columns, descending_from};
+use crate::stores::sqlite::error::undecodable;
+use crate::stores::sqlite::user_exists;
+
+/// Micro-units in a unit.
+const MICROS: i128 = 1_000_000;
+
+/// One row without an asset stands for a user without accounts.
+pub(super) async fn balances(
+    conn: &mut SqliteConnection,
+    user_id: UserId,
+) -> Result<Option<Vec<Balance>>> {
+    let rows = sqlx::query(
+        "SELECT a.asset, a.available, a.locked, a.shares, a.locked_shares, s.share_price, a.total_yield_earned,
+                a.last_yield_at, a.version
+         FROM users u LEFT JOIN accounts a ON a.user_id = u.user_id LEFT JOIN assets s ON s.asset = a.asset
+         WHERE u.user_id = ?1 ORDER BY a.asset",
+    )
+    .bind(user_id.uuid())
+    .fetch_all(conn)
+    .await?;
+    of_user(&rows, balance)
+}
+
+/// Amounts from the newest audit row of each chain by then, yield from the entries, the price from the
+/// asset's own chain.
+pub(super) async fn balances_at(
+    conn: &mut SqliteConnection,
+    user_id: UserId,
+    then: Timestamp,
+) -> Result<Option<Vec<Balance>>> {
+    // What a user earned in one asset is a total of its account row, so its sum fits 64 bits.
+    let rows = sqlx::query(
+        "SELECT h.chain AS asset, h.available_after AS available, h.locked_after AS locked,
+                h.shares_after AS shares, h.locked_shares_after AS locked_shares,
+                coalesce((SELECT amount FROM audit WHERE user_id = ?3 AND chain = 'asset:' || h.chain
+                              AND at <= ?2 ORDER BY seq DESC LIMIT 1), ?4) AS share_price,
+                coalesce((SELECT -sum(amount) FROM entries WHERE user_id = u.user_id AND asset = h.chain
+                              AND account = 'yield' AND at <= ?2), 0) AS total_yield_earned,
+                (SELECT max(at) FROM entries WHERE user_id = u.user_id AND asset = h.chain
+                     AND account = 'yield' AND at <= ?2) AS last_yield_at,
+                h.seq AS version
+         FROM users u
+         LEFT JOIN accounts a ON a.user_id = u.user_id
+         LEFT JOIN audit h ON h.user_id = a.user_id AND h.chain = a.asset
+             AND h.seq = (SELECT max(seq) FROM audit
+                          WHERE user_id = a.user_id AND chain = a.asset AND at <= ?2)
+         WHERE u.user_id = ?1 ORDER BY h.chain",
+    )
+    .bind(user_id.uuid())
+    .bind(then.micros())
+    .bind(PLATFORM.uuid())
+    .bind(first_share_price().micros())
+    .fetch_all(conn)
+    .await?;
+    of_user(&rows, balance)
+}
+
+/// `None` without any row; a row without an asset is a user without what was joined.
+fn of_user<T>(rows: &[SqliteRow], read: fn(&SqliteRow) -> Result<T>) -> Result<Option<Vec<T>>> {
+    if rows.is_empty() {
+        return Ok(None);
+    }
+    let mut found = Vec::with_capacity(rows.len());
+    for row in rows {
+        if row.optional_text("asset")?.is_some() {
+            found.push(read(row)?);
+        }
+    }
+    Ok(Some(found))
+}
+
+fn balance(row: &SqliteRow) -> Result<Balance> {
+    let available = row.amount("available")?;
+    let locked = row.amount("locked")?;
+    Ok(Balance {
+        asset: row.parsed("asset", Asset::parse)?,
+        available,
+        locked,
+        total: available
+            .checked_add(locked)
+            .ok_or_else(|| undecodable("locked", "the total is out of range"))?,
+        shares: row.amount("shares")?,
+        locked_shares: row.amount("locked_shares")?,
+        share_price: row.amount("share_price")?,
+        total_yield_earned: row.amount("total_yield_earned")?,
+        last_yield_at: row.optional_timestamp("last_yield_at")?,
+        version: row.integer("version")?,
+    })
+}
+
+pub(super) async fn one(
+    conn: &mut SqliteConnection,
+    user_id: UserId,
+    id: TransactionId,
+) -> Result<Option<Transaction>> {
+    let row = sqlx::query("SELECT * FROM transactions WHERE user_id = ?1 AND transaction_id = ?2")
+        .bind(user_id.uuid())
+        .bind(id.uuid())
+        .fetch_optional(conn)
+        .await?;
+    row.as_ref().map(transaction).transpose()
+}
+
+pub(super) async fn list(
+    conn: &mut SqliteConnection,
+    user_id: UserId,
+    filter: &TransactionFilter,
+    page: &Page<(Timestamp, TransactionId)>,
+) -> Result<Option<Vec<Transaction>>> {
+    let rows = matching(user_id, filter, page)
+        .build()
+        .fetch_all(&mut *conn)
+        .await?;
+    if rows.is_empty() && !user_exists(conn, user_id).await? {
+        return Ok(None);
+    }
+    rows.iter()
+        .map(transaction)
+        .collect::<Result<_>>()
+        .map(Some)
+}
+
+/// Only the conditions that are asked for, so that the planner can use the index of each.
+fn matching(
+    user_id: UserId,
+    filter: &TransactionFilter,
+    page: &Page<(Timestamp, TransactionId)>,
+) -> QueryBuilder<Driver> {
+    let (created_at, id) = descending_from(page.after.map(|(at, id)| (at, id.0)));
+    let mut query = QueryBuilder::new("SELECT * FROM transactions WHERE user_id = ");
+    query.push_bind(user_id.uuid());
+    query
+        .push(" AND (created_at, transaction_id) < (")
+        .push_bind(created_at);
+    query.push(", ").push_bind(id).push(")");
+    if let Some(kind) = filter.kind {
+        query.push(" AND type = ").push_bind(kind.as_str());
+    }
+    if let Some(status) = filter.status {
+        query.push(" AND status = ").push_bind(status.as_str());
+    }
+    if let Some(asset) = &filter.asset {
+        query
+            .push(" AND asset = ")
+            .push_bind(asset.as_str().to_owned());
+    }
+    if let Some(from) = filter.from {
+        query.push(" AND created_at >= ").push_bind(from.micros());
+    }
+    if let Some(to) = filter.to {
+        query.push(" AND created_at < ").push_bind(to.micros());
+    }
+    if let Some(reference) = &filter.client_reference {
+        query
+            .push(" AND client_reference = ")
+            .push_bind(reference.clone());
+    }
+    if let Some(hash) = &filter.tx_hash {
+        query.push(" AND tx_hash = ").push_bind(hash.clone());
+    }
+    query.push(" ORDER BY created_at DESC, transaction_id DESC LIMIT ");
+    query.push_bind(page.limit);
+    query
+}
+
+pub(super) async fn stats(
+    conn: &mut SqliteConnection,
+    user_id: UserId,
+    since: Timestamp,
+) -> Result<Option<Stats>> {
+    let mut stats = Stats::default();
+    let by_type = sqlx::query(
+        "SELECT type, status, count(*) AS count,
+                sum(amount / 1000000) AS units, sum(amount % 1000000) AS rest
+         FROM transactions
+         WHERE user_id = ?1 AND created_at >= ?2 GROUP BY type, status ORDER BY type, status",
+    )
+    .bind(user_id.uuid())
+    .bind(since.micros())
+    .fetch_all(&mut *conn)
+    .await?;
+    for row in &by_type {
+        stats.by_type.push(TypeStats {
+            kind: row.parsed("type", TransactionType::from_name)?,
+            status: row.parsed("status", TransactionStatus::from_name)?,
+            count: row.integer("count")?,
+            sum: sum(row, "units", "rest")?,
+        });
+    }
+    let by_month = sqlx::query(
+        "SELECT strftime('%Y-%m', created_at / 1000000, 'unixepoch') AS month, type, count(*) AS count,
+                sum(amount / 1000000) AS units, sum(amount % 1000000) AS rest
+         FROM transactions WHERE user_id = ?1 AND created_at >= ?2 AND status = 'confirmed'
+         GROUP BY month, type ORDER BY month, type",
+    )
+    .bind(user_id.uuid())
+    .bind(since.micros())
+    .fetch_all(&mut *conn)
+    .await?;
+    for row in &by_month {
+        stats.by_month.push(MonthStats {
+            month: row.text("month")?,
+            kind: row.parsed("type", TransactionType::from_name)?,
+            count: row.integer("count")?,
+            sum: sum(row, "units", "rest")?,
+        });
+    }
+    if stats.by_type.is_empty() && !user_exists(conn, user_id).await? {
+        return Ok(None);
+    }
+    Ok(Some(stats))
+}
+
+/// A sum of micro-units, which may be beyond 64 bits, from its whole units and rests.
+fn sum(row: &SqliteRow, units: &str, rest: &str) -> Result<SignedSum> {
+    let units = i128::from(row.integer(units)?);
+    let rest = i128::from(row.integer(rest)?);
+    Ok(SignedSum::from_micros(units * MICROS + rest))
+}
+
+pub(super) async fn trial_balance(conn: &mut SqliteConnection) -> Result<Vec<TrialBalance>> {
+    let rows = sqlx::query(
+        "SELECT s.asset,
+             coalesce(sum(available / 1000000 + locked / 1000000), 0) AS users_units,
+             coalesce(sum(available % 1000000 + locked % 1000000), 0) AS users_rest,
+             coalesce(sum(withdrawn / 1000000 - deposited / 1000000), 0) AS custody_units,
+             coalesce(sum(withdrawn % 1000000 - deposited % 1000000), 0) AS custody_rest,
+             coalesce(-sum(total_yield_earned / 1000000), 0) AS yield_units,
+             coalesce(-sum(total_yield_earned % 1000000), 0) AS yield_rest,
+             coalesce(-sum(bonuses / 1000000), 0) AS promotions_units,
+             coalesce(-sum(bonuses % 1000000), 0) AS promotions_rest,
+             coalesce(sum(fees / 1000000), 0) AS fees_units,
+             coalesce(sum(fees % 1000000), 0) AS fees_rest
+         FROM assets s LEFT JOIN accounts a ON a.asset = s.asset GROUP BY s.asset ORDER BY s.asset",
+    )
+    .fetch_all(conn)
+    .await?;
+    rows.iter()
+        .map(|row| {
+            let users = sum(row, "users_units", "users_rest")?;
+            let custody = sum(row, "custody_units", "custody_rest")?;
+            let yield_ = sum(row, "yield_units", "yield_rest")?;
+            let promotions = sum(row, "promotions_units", "promotions_rest")?;
+            let fees = sum(row, "fees_units", "fees_rest")?;
+            let net = [custody, yield_, promotions, fees]
+                .into_iter()
+                .try_fold(users, SignedSum::checked_add)
+                .ok_or_else(|| undecodable("users", "the net sum is out of range"))?;
+            Ok(TrialBalance {
+                asset: row.parsed("asset", Asset::parse)?,
+                users,
+                custody,
+                yield_,
+                promotions,
+                fees,
+                net,
+            })
+        })
+        .collect()
+}
+
+pub(super) async fn expired_holds(
+    conn: &mut SqliteConnection,
+    now: Timestamp,
+    limit: u32,
+) -> Result<Vec<(UserId, TransactionId)>> {
+    let rows = sqlx::query(
+        "SELECT user_id, transaction_id FROM transactions
+         WHERE status = 'pending' AND expires_at <= ?1 AND submitted_at IS NULL ORDER BY expires_at LIMIT ?2",
+    )
+    .bind(now.micros())
+    .bind(limit)
+    .fetch_all(conn)
+    .await?;
+    rows.iter()
+        .map(|row| Ok((row.id("user_id")?, row.id("transaction_id")?)))
+        .collect()
+}

@@ -1,0 +1,355 @@
+//! One key, one effect, one answer.
+
+use std::time::Duration;
+
+use abunfi::context::Principal;
+use abunfi::ids::UserId;
+use abunfi::ledger::{BatchClaim, BatchKey, Command, Error, Refusal, Settlement};
+use abunfi::money::Amount;
+
+use crate::support::make::{
+    Shape as _, at, deposit, idempotency, next_time, settle, submit, transaction_of, units,
+    withdraw,
+};
+use crate::support::{Relational, at_once, on_every_backend};
+
+on_every_backend!(
+    a_replay_answers_the_same_and_does_nothing,
+    sixteen_tasks_with_one_key_at_once_make_one_posting,
+    one_key_with_another_request_is_refused,
+    one_key_at_once_with_two_requests_serves_one_of_them,
+    a_refusal_is_stored_and_replayed,
+    an_unknown_user_is_never_stored,
+    one_key_belongs_to_one_user_principal_and_scope,
+    settling_and_submitting_replay_as_well,
+    keys_are_compared_byte_for_byte,
+    old_keys_are_purged_a_few_at_a_time,
+);
+
+async fn count(stores: &Relational, table: &str) -> i64 {
+    stores
+        .raw
+        .number(&format!("SELECT count(*) FROM {table}"))
+        .await
+}
+
+async fn a_replay_answers_the_same_and_does_nothing(stores: &Relational) {
+    let user = stores.user("An").await.id;
+    let first = stores.post(deposit(user, 10).key("k", 1)).await.unwrap();
+    assert!(!first.replayed);
+    stores.posted(deposit(user, 5)).await;
+
+    // The retry has an id, a time and a request id of its own.
+    let again = stores.post(deposit(user, 10).key("k", 1)).await.unwrap();
+    assert!(again.replayed);
+    assert_eq!(
+        again.answer, first.answer,
+        "balance, times and request id of the first time"
+    );
+    assert_eq!(
+        serde_json::to_string(&again.answer).unwrap(),
+        serde_json::to_string(&first.answer).unwrap()
+    );
+    assert_eq!(stores.balance(user).await, (units(15), Amount::ZERO));
+    assert_eq!(count(stores, "transactions").await, 2);
+    stores.check_books().await;
+}
+
+async fn sixteen_tasks_with_one_key_at_once_make_one_posting(stores: &Relational) {
+    // The account exists in the first round and is opened by the racers in the second.
+    stores.asset("USDT").await;
+    for code in ["VND", "USDT"] {
+        let user = stores.user(code).await.id;
+        let before = count(stores, "transactions").await;
+        let outcomes = at_once(16, |_index| {
+            let stores = stores.clone();
+            let command = deposit(user, 7).asset(code).key("the-key", 1);
+            async move { stores.post(command).await.unwrap() }
+        })
+        .await;
+        assert_eq!(
+            outcomes.iter().filter(|outcome| outcome.replayed).count(),
+            15
+        );
+        assert!(outcomes[0].answer.result.is_ok());
+        for outcome in &outcomes {
+            assert_eq!(outcome.answer, outcomes[0].answer);
+        }
+        assert_eq!(count(stores, "transactions").await, before + 1);
+    }
+    assert_eq!(count(stores, "idempotency_keys").await, 2);
+    stores.check_books().await;
+}
+
+async fn one_key_with_another_request_is_refused(stores: &Relational) {
+    let user = stores.user("An").await.id;
+    stores.posted(deposit(user, 10).key("k", 1)).await;
+    let reused = stores.post(deposit(user, 11).key("k", 2)).await;
+    assert!(
+        matches!(reused, Err(Error::IdempotencyKeyReused)),
+        "{reused:?}"
+    );
+    assert_eq!(stores.balance(user).await.0, units(10));
+    let first = stores.post(deposit(user, 10).key("k", 1)).await.unwrap();
+    assert!(first.replayed, "the first request still owns the key");
+
+    // Within one slice as well, and the others in it are not hurt.
+    let slice = [
+        deposit(user, 1).key("s", 1),
+        deposit(user, 2).key("s", 2),
+        deposit(user, 3).key("k", 9),
+        deposit(user, 4),
+    ];
+    let results = stores.ledger.post(&slice).await.unwrap();
+    assert!(results[0].as_ref().unwrap().answer.result.is_ok());
+    assert!(matches!(results[1], Err(Error::IdempotencyKeyReused)));
+    assert!(matches!(results[2], Err(Error::IdempotencyKeyReused)));
+    assert!(results[3].as_ref().unwrap().answer.result.is_ok());
+    assert_eq!(stores.balance(user).await.0, units(15));
+    stores.check_books().await;
+}
+
+async fn one_key_at_once_with_two_requests_serves_one_of_them(stores: &Relational) {
+    for round in 0..5 {
+        let user = stores.user(&format!("An-{round}")).await.id;
+        let results = at_once(8, |index| {
+            let body = u8::try_from(index % 2).unwrap();
+            let stores = stores.clone();
+            async move { stores.post(deposit(user, 1).key("k", body)).await }
+        })
+        .await;
+        let reused = |result: &Result<_, Error>| matches!(result, Err(Error::IdempotencyKeyReused));
+        let refused: Vec<_> = results.iter().map(reused).collect();
+        let even = refused
+            .iter()
+            .step_by(2)
+            .filter(|refused| **refused)
+            .count();
+        let odd = refused
+            .iter()
+            .skip(1)
+            .step_by(2)
+            .filter(|refused| **refused)
+            .count();
+        assert!(
+            (even, odd) == (0, 4) || (even, odd) == (4, 0),
+            "{refused:?}"
+        );
+        assert_eq!(stores.balance(user).await.0, units(1));
+    }
+    stores.check_books().await;
+}
+
+async fn a_refusal_is_stored_and_replayed(stores: &Relational) {
+    let user = stores.user_with("An", 3).await;
+    let first = stores.post(withdraw(user, 5).key("k", 1)).await.unwrap();
+    let refusal = Refusal::InsufficientFunds {
+        available: units(3),
+    };
+    assert_eq!(first.answer.result, Err(refusal));
+    assert!(!first.replayed);
+
+    // Now there would be enough; the answer to this key is final all the same.
+    stores.posted(deposit(user, 100)).await;
+    let again = stores.post(withdraw(user, 5).key("k", 1)).await.unwrap();
+    assert!(again.replayed);
+    assert_eq!(again.answer, first.answer);
+    let reused = stores.post(withdraw(user, 6).key("k", 2)).await;
+    assert!(
+        matches!(reused, Err(Error::IdempotencyKeyReused)),
+        "{reused:?}"
+    );
+
+    for (key, command) in [
+        ("unknown asset", deposit(user, 1).asset("NOSUCH")),
+        (
+            "unknown transaction",
+            settle(
+                user,
+                abunfi::ids::TransactionId::new(at(0)),
+                Settlement::Fail,
+            ),
+        ),
+        ("taken", deposit(user, 1).reference("r")),
+    ] {
+        stores.post(deposit(user, 1).reference("r")).await.unwrap();
+        let first = stores.post(command.clone().key(key, 1)).await.unwrap();
+        assert!(first.answer.result.is_err());
+        let again = stores.post(command.key(key, 1)).await.unwrap();
+        assert!(again.replayed, "{key}");
+        assert_eq!(again.answer, first.answer);
+    }
+    stores.check_books().await;
+}
+
+async fn an_unknown_user_is_never_stored(stores: &Relational) {
+    let new = crate::support::make::new_user("late");
+    for _ in 0..2 {
+        let outcome = stores.post(deposit(new.id, 5).key("k", 1)).await.unwrap();
+        assert_eq!(outcome.answer.result, Err(Refusal::UserNotFound));
+        assert!(!outcome.replayed);
+    }
+    stores
+        .users
+        .create(&crate::support::make::context(), &new)
+        .await
+        .unwrap();
+    stores.posted(deposit(new.id, 5).key("k", 1)).await;
+}
+
+async fn one_key_belongs_to_one_user_principal_and_scope(stores: &Relational) {
+    let (an, binh) = (stores.user("An").await.id, stores.user("Binh").await.id);
+    let with = |user: UserId, principal: Principal, scope: &str| {
+        let mut command = deposit(user, 1);
+        let mut key = idempotency("k", 1);
+        key.principal = principal;
+        key.scope = scope.to_owned();
+        command.idempotency = Some(key);
+        command
+    };
+    let shop = || Principal::key_owner("shop");
+    let commands: Vec<Command> = vec![
+        with(an, shop(), "post"),
+        with(binh, shop(), "post"),
+        with(an, Principal::key_owner("other"), "post"),
+        with(an, Principal::user(an), "post"),
+        with(an, shop(), "batch/0"),
+        with(an, shop(), "batch/1"),
+    ];
+    for command in &commands {
+        stores.posted(command.clone()).await;
+    }
+    for command in commands {
+        assert!(stores.post(command).await.unwrap().replayed);
+    }
+    assert_eq!(count(stores, "transactions").await, 6);
+    stores.check_books().await;
+}
+
+async fn settling_and_submitting_replay_as_well(stores: &Relational) {
+    let user = stores.user_with("An", 10).await;
+    let hold = withdraw(user, 4).pending();
+    let id = transaction_of(&hold).id;
+    stores.posted(hold).await;
+    let submitted = stores
+        .post(submit(user, id).key("submit", 1))
+        .await
+        .unwrap();
+    let confirmed = stores
+        .post(settle(user, id, Settlement::Confirm).key("confirm", 1))
+        .await
+        .unwrap();
+    assert!(submitted.answer.result.is_ok() && confirmed.answer.result.is_ok());
+
+    let again = stores
+        .post(submit(user, id).key("submit", 1))
+        .await
+        .unwrap();
+    assert!(again.replayed);
+    assert_eq!(
+        again.answer, submitted.answer,
+        "as it was then, although it is confirmed now"
+    );
+    let again = stores
+        .post(settle(user, id, Settlement::Confirm).key("confirm", 1))
+        .await
+        .unwrap();
+    assert!(again.replayed);
+    assert_eq!(again.answer, confirmed.answer);
+    assert_eq!(stores.balance(user).await, (units(6), Amount::ZERO));
+    stores.check_books().await;
+}
+
+async fn keys_are_compared_byte_for_byte(stores: &Relational) {
+    let user = stores.user("An").await.id;
+    for key in ["key", "KEY", "key ", "k%y", "k_y", "'", "\\"] {
+        stores.posted(deposit(user, 1).key(key, 1)).await;
+    }
+    assert_eq!(stores.balance(user).await.0, units(7));
+    stores.check_books().await;
+}
+
+async fn old_keys_are_purged_a_few_at_a_time(stores: &Relational) {
+    let user = stores.user("An").await.id;
+    let old = next_time();
+    for index in 0..5 {
+        stores
+            .posted(deposit(user, 1).at(old).key(&format!("old-{index}"), 1))
+            .await;
+    }
+    let batch = |key: &str, at| BatchKey {
+        principal: Principal::key_owner("conformance"),
+        key: key.to_owned(),
+        fingerprint: [1; 32],
+        at,
+    };
+    stores
+        .ledger
+        .claim_batch(&batch("old", old), "request")
+        .await
+        .unwrap();
+    let limit_of_age = old.plus(Duration::from_secs(1_000));
+    let new = old.plus(Duration::from_secs(1_001));
+    stores.posted(deposit(user, 1).at(new).key("new", 1)).await;
+    stores
+        .ledger
+        .claim_batch(&batch("new", new), "request")
+        .await
+        .unwrap();
+
+    assert_eq!(
+        stores
+            .ledger
+            .purge_idempotency(limit_of_age, 2)
+            .await
+            .unwrap(),
+        2
+    );
+    assert_eq!(
+        count(stores, "idempotency_keys").await + count(stores, "batch_keys").await,
+        6
+    );
+    let mut purged = 2;
+    loop {
+        let more = stores
+            .ledger
+            .purge_idempotency(limit_of_age, 2)
+            .await
+            .unwrap();
+        assert!(more <= 2);
+        if more == 0 {
+            break;
+        }
+        purged += more;
+    }
+    assert_eq!(purged, 6, "five keys of postings and one of a batch");
+
+    assert!(
+        stores
+            .post(deposit(user, 1).at(new).key("new", 1))
+            .await
+            .unwrap()
+            .replayed
+    );
+    let claimed = stores
+        .ledger
+        .claim_batch(&batch("new", new), "other")
+        .await
+        .unwrap();
+    assert_eq!(
+        claimed,
+        BatchClaim::Again {
+            request_id: "request".to_owned()
+        }
+    );
+    let claimed = stores
+        .ledger
+        .claim_batch(&batch("old", new), "other")
+        .await
+        .unwrap();
+    assert_eq!(claimed, BatchClaim::New);
+    stores
+        .posted(deposit(user, 1).at(new).key("old-0", 2))
+        .await;
+    stores.check_books().await;
+}

@@ -1,0 +1,212 @@
+//! What must hold of the books after whatever a test did: asked of the rows themselves, past the adapter,
+//! and of every audit chain by its hashes.
+
+use abunfi::audit::{Entry, GENESIS, PLATFORM, USER_CHAIN};
+use abunfi::ids::UserId;
+use abunfi::ledger::Page;
+use abunfi::money::SignedSum;
+
+use super::Relational;
+
+/// Each counts rows that must not be.
+const VIOLATIONS: &[(&str, &str)] = &[
+    (
+        "a transaction whose entries do not sum to zero",
+        "SELECT count(*) FROM (SELECT 1 FROM entries GROUP BY user_id, transaction_id
+         HAVING sum(amount) <> 0) AS unbalanced",
+    ),
+    (
+        "a confirmed transaction without its two legs",
+        "SELECT count(*) FROM transactions AS t WHERE t.status = 'confirmed' AND 2 > (
+         SELECT count(*) FROM entries AS e
+         WHERE e.user_id = t.user_id AND e.transaction_id = t.transaction_id)",
+    ),
+    (
+        "an entry of a transaction that is not confirmed",
+        "SELECT count(*) FROM entries AS e WHERE NOT EXISTS (SELECT 1 FROM transactions AS t
+         WHERE t.user_id = e.user_id AND t.transaction_id = e.transaction_id
+         AND t.status = 'confirmed' AND t.asset = e.asset)",
+    ),
+    (
+        "a balance that is not the sum of its entries",
+        "SELECT count(*) FROM accounts AS a WHERE a.available + a.locked <> (
+         SELECT coalesce(sum(e.amount), 0) FROM entries AS e
+         WHERE e.user_id = a.user_id AND e.asset = a.asset AND e.account = 'user')",
+    ),
+    (
+        "a total that is not the sum of its transactions",
+        "SELECT count(*) FROM accounts AS a WHERE a.fees <> 0
+         OR a.deposited <> (SELECT coalesce(sum(amount), 0) FROM transactions AS t WHERE t.status = 'confirmed'
+            AND t.user_id = a.user_id AND t.asset = a.asset AND t.type = 'deposit')
+         OR a.withdrawn <> (SELECT coalesce(sum(amount), 0) FROM transactions AS t WHERE t.status = 'confirmed'
+            AND t.user_id = a.user_id AND t.asset = a.asset AND t.type = 'withdraw')
+         OR a.total_yield_earned <> (SELECT coalesce(sum(amount), 0) FROM transactions AS t
+            WHERE t.status = 'confirmed'
+            AND t.user_id = a.user_id AND t.asset = a.asset AND t.type = 'yield_harvest')
+         OR a.bonuses <> (SELECT coalesce(sum(amount), 0) FROM transactions AS t WHERE t.status = 'confirmed'
+            AND t.user_id = a.user_id AND t.asset = a.asset AND t.type = 'referral_bonus')",
+    ),
+    (
+        "locked amounts or shares that are not those of the pending withdrawals",
+        "SELECT count(*) FROM accounts AS a WHERE
+         a.locked <> (SELECT coalesce(sum(amount), 0) FROM transactions AS t WHERE t.status = 'pending'
+            AND t.user_id = a.user_id AND t.asset = a.asset AND t.type = 'withdraw')
+         OR a.locked_shares <> (SELECT coalesce(sum(shares), 0) FROM transactions AS t
+            WHERE t.status = 'pending'
+            AND t.user_id = a.user_id AND t.asset = a.asset AND t.type = 'withdraw')
+         OR a.pending <> (SELECT count(*) FROM transactions AS t WHERE t.status = 'pending'
+            AND t.user_id = a.user_id AND t.asset = a.asset)",
+    ),
+    (
+        "shares that are not those of the transactions",
+        "SELECT count(*) FROM accounts AS a WHERE a.shares + a.locked_shares <> (
+         SELECT coalesce(sum(CASE WHEN t.type = 'withdraw' THEN -t.shares ELSE t.shares END), 0)
+         FROM transactions AS t
+         WHERE t.status = 'confirmed' AND t.user_id = a.user_id AND t.asset = a.asset)",
+    ),
+    (
+        "an account whose version is not the number and the newest of its audit rows",
+        "SELECT count(*) FROM accounts AS a WHERE
+         a.version <> (SELECT count(*) FROM audit AS r WHERE r.user_id = a.user_id AND r.chain = a.asset)
+         OR a.version <> (SELECT coalesce(max(seq), 0) FROM audit AS r
+            WHERE r.user_id = a.user_id AND r.chain = a.asset)",
+    ),
+    (
+        "an account whose chain head is not the hash of its newest audit row",
+        "SELECT count(*) FROM accounts AS a WHERE a.version > 0 AND NOT EXISTS (SELECT 1 FROM audit AS r
+         WHERE r.user_id = a.user_id AND r.chain = a.asset AND r.seq = a.version AND r.hash = a.chain_hash)",
+    ),
+    (
+        "an account whose owner has another status than it says",
+        "SELECT count(*) FROM accounts AS a JOIN users AS u ON u.user_id = a.user_id
+         WHERE u.status <> a.owner_status",
+    ),
+    (
+        "a transaction without an audit row",
+        "SELECT count(*) FROM transactions AS t WHERE NOT EXISTS (SELECT 1 FROM audit AS r
+         WHERE r.user_id = t.user_id AND r.transaction_id = t.transaction_id)",
+    ),
+];
+
+impl Relational {
+    /// Stops the test unless everything that must hold of the books holds.
+    pub(crate) async fn check_books(&self) {
+        for (what, sql) in VIOLATIONS {
+            assert_eq!(self.raw.number(sql).await, 0, "{what}");
+        }
+        for sheet in self.ledger.trial_balance().await.expect("a trial balance") {
+            assert_eq!(sheet.net, SignedSum::ZERO, "{sheet:?}");
+            let legs = [sheet.custody, sheet.yield_, sheet.promotions, sheet.fees];
+            let sum = legs
+                .iter()
+                .fold(sheet.users.micros(), |sum, leg| sum + leg.micros());
+            assert_eq!(sum, 0, "{sheet:?}");
+        }
+        for user in self.all_users().await {
+            self.check_account_chains(user).await;
+            self.check_chain(user, USER_CHAIN).await;
+        }
+        self.check_chain(PLATFORM, "system").await;
+    }
+
+    /// Every account's chain verifies and ends in the balance that is shown.
+    async fn check_account_chains(&self, user: UserId) {
+        let balances = self
+            .ledger
+            .balances(user)
+            .await
+            .expect("an answer")
+            .expect("the user");
+        for balance in balances {
+            let rows = self.check_chain(user, balance.asset.as_str()).await;
+            assert_eq!(
+                i64::try_from(rows.len()),
+                Ok(balance.version),
+                "{balance:?}"
+            );
+            let Some(after) = rows.last().map(|row| row.after.expect("amounts after")) else {
+                continue;
+            };
+            assert_eq!(
+                (
+                    after.available,
+                    after.locked,
+                    after.shares,
+                    after.locked_shares
+                ),
+                (
+                    balance.available,
+                    balance.locked,
+                    balance.shares,
+                    balance.locked_shares
+                ),
+            );
+            assert_eq!(
+                balance.available.checked_add(balance.locked),
+                Some(balance.total),
+                "{balance:?}"
+            );
+        }
+    }
+
+    /// The rows of a chain, oldest first, after verifying them.
+    pub(crate) async fn check_chain(&self, user: UserId, chain: &str) -> Vec<Entry> {
+        // Pages of 7, so that the paging is under test as well.
+        let mut rows: Vec<Entry> = Vec::new();
+        loop {
+            let after = rows.last().map_or(0, |row| row.seq);
+            let page = self
+                .audit
+                .chain(user, chain, after, 7)
+                .await
+                .expect("a page of the chain");
+            if page.is_empty() {
+                break;
+            }
+            assert!(page.len() <= 7, "a page has at most its limit");
+            rows.extend(page.into_iter().map(|row| row.entry));
+        }
+        verify(user, chain, &rows);
+        rows
+    }
+
+    pub(crate) async fn all_users(&self) -> Vec<UserId> {
+        let mut users = Vec::new();
+        let mut after = None;
+        loop {
+            let page = Page { after, limit: 200 };
+            let rows = self.users.list(&page).await.expect("a page of users");
+            let Some(last) = rows.last() else {
+                return users;
+            };
+            after = Some((last.created_at, last.id));
+            users.extend(rows.iter().map(|row| row.id));
+        }
+    }
+}
+
+/// A whole chain: no gap, each row bound to the one before, each hash that of its content.
+fn verify(user: UserId, chain: &str, rows: &[Entry]) {
+    let (mut seq, mut hash, mut at) = (0, GENESIS, None);
+    for row in rows {
+        seq += 1;
+        assert_eq!(
+            (row.user_id, row.chain.as_str(), row.seq),
+            (user, chain, seq)
+        );
+        assert_eq!(
+            row.previous_hash, hash,
+            "row {seq} of {chain} follows the one before"
+        );
+        assert_eq!(
+            row.hash,
+            row.computed_hash(),
+            "row {seq} of {chain} has the hash of its content"
+        );
+        assert!(
+            at <= Some(row.at),
+            "the time of {chain} runs backwards at row {seq}"
+        );
+        (hash, at) = (row.hash, Some(row.at));
+    }
+}

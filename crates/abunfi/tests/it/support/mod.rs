@@ -1,0 +1,160 @@
+//! A fresh database for each test, and what tests have in common.
+
+use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::Arc;
+
+use abunfi::stores::RelationalOptions;
+use abunfi::{audit, documents, keys, ledger, outbox, sessions, transaction, users};
+use tokio::sync::Barrier;
+
+mod backends;
+pub(crate) mod books;
+pub(crate) mod make;
+pub(crate) mod random;
+mod raw;
+
+pub(crate) use backends::Backend;
+pub(crate) use raw::Raw;
+
+/// Every domain's handle on one relational store, over one fresh database.
+#[derive(Debug, Clone)]
+pub(crate) struct Relational {
+    pub(crate) backend: Backend,
+    pub(crate) users: Arc<dyn users::Store>,
+    pub(crate) ledger: Arc<dyn ledger::Store>,
+    pub(crate) audit: Arc<dyn audit::Store>,
+    pub(crate) heads: Arc<dyn documents::HeadStore>,
+    pub(crate) sessions: Arc<dyn sessions::Store>,
+    pub(crate) keys: Arc<dyn keys::Store>,
+    pub(crate) outbox: Arc<dyn outbox::Store>,
+    pub(crate) transactions: Arc<dyn transaction::Store>,
+    /// The database itself, past the adapter.
+    pub(crate) raw: Raw,
+}
+
+impl Relational {
+    fn of<S>(backend: Backend, store: Arc<S>, raw: Raw) -> Self
+    where
+        S: users::Store
+            + ledger::Store
+            + audit::Store
+            + documents::HeadStore
+            + sessions::Store
+            + keys::Store
+            + outbox::Store
+            + transaction::Store
+            + 'static,
+    {
+        Self {
+            backend,
+            users: store.clone(),
+            ledger: store.clone(),
+            audit: store.clone(),
+            heads: store.clone(),
+            sessions: store.clone(),
+            keys: store.clone(),
+            outbox: store.clone(),
+            transactions: store,
+            raw,
+        }
+    }
+}
+
+/// The relational store is the document store as well.
+pub(crate) const TOGETHER: RelationalOptions = RelationalOptions {
+    holds_documents: true,
+    outbox: true,
+    migrate: true,
+    allow_unsafe_durability: true,
+};
+
+/// Documents live in a store of their own, so heads keep images until they are applied.
+pub(crate) const APART: RelationalOptions = RelationalOptions {
+    holds_documents: false,
+    ..TOGETHER
+};
+
+/// Makes of each function one test for every backend. `apart` as the first word: with documents in a store
+/// of their own.
+macro_rules! on_every_backend {
+    (apart: $($name:ident),+ $(,)?) => {
+        mod apart {
+            #[allow(unused_imports, reason = "what a test needs lies one level further up")]
+            use super::*;
+            $crate::support::on_every_backend!(@ $crate::support::APART; $($name),+);
+        }
+    };
+    (@ $options:expr; $($name:ident),+) => {
+        mod postgres {
+            $(#[test] fn $name() {
+                $crate::support::run($crate::support::Backend::Postgres, $options, super::$name);
+            })+
+        }
+        mod sqlite {
+            $(#[test] fn $name() {
+                $crate::support::run($crate::support::Backend::Sqlite, $options, super::$name);
+            })+
+        }
+    };
+    ($($name:ident),+ $(,)?) => {
+        $crate::support::on_every_backend!(@ $crate::support::TOGETHER; $($name),+);
+    };
+}
+pub(crate) use on_every_backend;
+
+/// Runs one test on a database of its own, which goes when the test succeeds and stays, named, when not.
+pub(crate) fn run(
+    backend: Backend,
+    options: RelationalOptions,
+    test: impl AsyncFnOnce(&Relational),
+) {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(4)
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    runtime.block_on(async {
+        let database = backends::Database::create(backend).await;
+        let stores = database.open(options).await;
+        let ran = AssertUnwindSafe(test(&stores));
+        match futures::FutureExt::catch_unwind(ran).await {
+            Ok(()) => {
+                drop(stores);
+                database.remove().await;
+            }
+            Err(panic) => {
+                eprintln!("the database is kept: {}", database.keep());
+                resume_unwind(panic);
+            }
+        }
+    });
+    // A task that a test left behind must not keep the process alive.
+    let _shut = catch_unwind(AssertUnwindSafe(move || runtime.shutdown_background()));
+}
+
+/// Runs `count` tasks that start at the same moment, on several threads; their results in order.
+pub(crate) async fn at_once<T, F>(count: usize, task: impl Fn(usize) -> F) -> Vec<T>
+where
+    T: Send + 'static,
+    F: Future<Output = T> + Send + 'static,
+{
+    let start = Arc::new(Barrier::new(count));
+    let tasks: Vec<_> = (0..count)
+        .map(|index| {
+            let (start, work) = (start.clone(), task(index));
+            tokio::spawn(async move {
+                start.wait().await;
+                work.await
+            })
+        })
+        .collect();
+    let mut results = Vec::with_capacity(count);
+    for task in tasks {
+        match task.await {
+            Ok(result) => results.push(result),
+            Err(error) => resume_unwind(error.into_panic()),
+        }
+    }
+    results
+}
