@@ -233,6 +233,15 @@ impl DatabaseService {
         Ok(platform)
     }
 
+    /// Brings the relational schema up to date without opening the platform; gives its version before and
+    /// after. Safe beside running instances, and beside another one that does it.
+    ///
+    /// # Errors
+    /// [`OpenError`]: what to mend.
+    pub async fn migrate(config: &Config) -> Result<(i64, i64), OpenError> {
+        Relational::migrate(config).await
+    }
+
     #[must_use]
     pub fn config(&self) -> &Config {
         &self.inner.config

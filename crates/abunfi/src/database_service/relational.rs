@@ -89,21 +89,35 @@ impl Relational {
             migrate: config.migrate_on_start,
             allow_unsafe_durability: config.allow_unsafe_durability,
         };
+        let url = url(config);
         if config.uses_postgres() {
-            let url = config.database_url.as_ref().map_or("", |url| url.expose());
-            let postgres = Postgres::connect(url, &config.postgres, options).await?;
+            let postgres = Postgres::connect(&url, &config.postgres, options).await?;
             return Ok(handles!(postgres, Postgres, "postgresql", POSTGRES_SHARDS, true));
         }
-        let file = config
-            .database_url
-            .as_ref()
-            .map_or_else(|| sqlite_file(config), |url| url.expose().to_owned());
-        let sqlite = Sqlite::open(&file, &config.sqlite, options).await?;
+        let sqlite = Sqlite::open(&url, &config.sqlite, options).await?;
         Ok(handles!(sqlite, Sqlite, "sqlite", SQLITE_SHARDS, false))
+    }
+
+    /// Brings the schema up to date; gives its version before and after.
+    pub(super) async fn migrate(config: &Config) -> Result<(i64, i64), OpenError> {
+        let url = url(config);
+        if config.uses_postgres() {
+            Postgres::migrate(&url, &config.postgres).await
+        } else {
+            Sqlite::migrate(&url).await
+        }
     }
 }
 
+/// What `DATABASE_URL` names, or the file of the embedded default.
+fn url(config: &Config) -> String {
+    config
+        .database_url
+        .as_ref()
+        .map_or_else(|| sqlite_file(config), |url| url.expose().to_owned())
+}
+
 /// Where the embedded database is unless configured.
-pub(super) fn sqlite_file(config: &Config) -> String {
+fn sqlite_file(config: &Config) -> String {
     config.data_dir.join("abunfi.db").display().to_string()
 }
