@@ -89,35 +89,33 @@ impl Relational {
             migrate: config.migrate_on_start,
             allow_unsafe_durability: config.allow_unsafe_durability,
         };
-        let url = url(config);
         if config.uses_postgres() {
-            let postgres = Postgres::connect(&url, &config.postgres, options).await?;
-            return Ok(handles!(postgres, Postgres, "postgresql", POSTGRES_SHARDS, true));
+            let postgres = Postgres::connect(&target(config), &config.postgres, options).await?;
+            return Ok(handles!(
+                postgres,
+                Postgres,
+                "postgresql",
+                POSTGRES_SHARDS,
+                true
+            ));
         }
-        let sqlite = Sqlite::open(&url, &config.sqlite, options).await?;
+        let sqlite = Sqlite::open(&target(config), &config.sqlite, options).await?;
         Ok(handles!(sqlite, Sqlite, "sqlite", SQLITE_SHARDS, false))
     }
 
-    /// Brings the schema up to date; gives its version before and after.
     pub(super) async fn migrate(config: &Config) -> Result<(i64, i64), OpenError> {
-        let url = url(config);
         if config.uses_postgres() {
-            Postgres::migrate(&url, &config.postgres).await
+            Postgres::migrate(&target(config), &config.postgres).await
         } else {
-            Sqlite::migrate(&url).await
+            Sqlite::migrate(&target(config)).await
         }
     }
 }
 
-/// What `DATABASE_URL` names, or the file of the embedded default.
-fn url(config: &Config) -> String {
-    config
-        .database_url
-        .as_ref()
-        .map_or_else(|| sqlite_file(config), |url| url.expose().to_owned())
-}
-
-/// Where the embedded database is unless configured.
-fn sqlite_file(config: &Config) -> String {
-    config.data_dir.join("abunfi.db").display().to_string()
+/// The URL of the configuration, or the file of the embedded database.
+fn target(config: &Config) -> String {
+    match &config.database_url {
+        Some(url) => url.expose().to_owned(),
+        None => config.data_dir.join("abunfi.db").display().to_string(),
+    }
 }

@@ -146,7 +146,6 @@ pub(super) fn small<T: TryFrom<i64>>(column: &str, value: i64) -> Result<T, sqlx
     T::try_from(value).map_err(|_range| undecodable(column, "out of range"))
 }
 
-
 /// Many rows as one parameter, a JSON array of arrays: `… SELECT value ->> 0, … FROM json_each(?)`, so that
 /// a batch costs one statement for each table, and one that stays prepared. Bytes go as [`hex`].
 pub(super) fn row_list<T>(
