@@ -61,7 +61,10 @@ impl<'a> Probe<'a> {
             tokio::time::sleep(Duration::from_millis(20)).await;
             Ok(self.fetched.fetch_add(1, Ordering::SeqCst) + 1)
         };
-        self.platform.cache(&self.key, LIFE, fetch).await
+        self.platform
+            .cache(&self.key, LIFE, fetch)
+            .await
+            .map(|read| *read)
     }
 
     async fn forget(&self) {
@@ -100,9 +103,8 @@ async fn invalidates(platform: &DatabaseService) -> Found {
 
 async fn errors_pass(platform: &DatabaseService) -> Found {
     let probe = Probe::new(platform);
-    let failed: Result<u32, std::fmt::Error> = platform
-        .cache(&probe.key, LIFE, async { Err(std::fmt::Error) })
-        .await;
+    let fetch = async { Err::<u32, _>(std::fmt::Error) };
+    let failed = platform.cache(&probe.key, LIFE, fetch).await;
     ensure(failed.is_err(), "the error was swallowed")?;
     let read = probe.read().await?;
     probe.forget().await;
