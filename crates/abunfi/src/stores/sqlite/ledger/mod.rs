@@ -224,9 +224,10 @@ impl Store for Sqlite {
                     "DELETE FROM batch_keys WHERE rowid IN
                          (SELECT rowid FROM batch_keys WHERE created_at < ?1 ORDER BY created_at LIMIT ?2)",
                 ] {
+                    let left = i64::try_from(u64::from(limit).saturating_sub(gone)).unwrap_or(0);
                     let deleted = sqlx::query(statement)
                         .bind(before.micros())
-                        .bind(limit)
+                        .bind(left)
                         .execute(&mut *conn)
                         .await?;
                     gone += deleted.rows_affected();
