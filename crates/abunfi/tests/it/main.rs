@@ -14,7 +14,10 @@
 mod support;
 
 mod audit;
+mod cache;
 mod keys;
 mod ledger;
+mod rate_limit;
 mod sessions;
+mod temp;
 mod users;

@@ -13,13 +13,13 @@ mod tests;
 
 /// Cheap to clone; all clones are one store.
 #[derive(Debug, Clone)]
-pub struct Memory {
+pub struct MemoryStore {
     clock: SharedClock,
     limits: Arc<rate_limit::Limits>,
     temp: Arc<temp::Values>,
 }
 
-impl Memory {
+impl MemoryStore {
     #[must_use]
     pub fn new(clock: SharedClock) -> Self {
         Self {

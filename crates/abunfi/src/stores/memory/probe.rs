@@ -1,12 +1,12 @@
 use async_trait::async_trait;
 use serde_json::{Value, json};
 
-use super::{Memory, rate_limit, temp};
+use super::{MemoryStore, rate_limit, temp};
 use crate::error::{StoreError, StoreKind};
 use crate::health::Probe;
 
 #[async_trait]
-impl Probe for Memory {
+impl Probe for MemoryStore {
     fn kind(&self) -> StoreKind {
         StoreKind::KeyValue
     }

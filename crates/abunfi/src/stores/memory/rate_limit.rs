@@ -3,7 +3,7 @@ use std::sync::{Mutex, PoisonError};
 
 use async_trait::async_trait;
 
-use super::Memory;
+use super::MemoryStore;
 use crate::error::StoreError;
 use crate::rate_limit::{Store, gcra};
 
@@ -18,7 +18,7 @@ const SWEPT_PART: usize = 10;
 pub(super) struct Limits(Mutex<HashMap<String, i64>>);
 
 #[async_trait]
-impl Store for Memory {
+impl Store for MemoryStore {
     async fn check(
         &self,
         key: &str,
