@@ -14,10 +14,13 @@
 mod support;
 
 mod audit;
+mod cache;
 mod documents_heads;
 mod keys;
 mod ledger;
 mod outbox;
+mod rate_limit;
 mod sessions;
+mod temp;
 mod transaction;
 mod users;
