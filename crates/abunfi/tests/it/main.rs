@@ -14,6 +14,7 @@
 mod support;
 
 mod audit;
+mod documents_content;
 mod keys;
 mod ledger;
 mod sessions;
