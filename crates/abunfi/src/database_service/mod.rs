@@ -20,8 +20,8 @@ use crate::stores::mongodb::MongoDb;
 use crate::stores::redis::RedisStore;
 use crate::users::{HybridUser, Served};
 use crate::{
-    Dashboard, cache, dashboard, documents, health, keys, ledger, outbox, rate_limit, sessions, temp, transaction,
-    users,
+    Dashboard, cache, dashboard, documents, health, keys, ledger, outbox, rate_limit, sessions,
+    temp, transaction, users,
 };
 
 mod background;
@@ -74,7 +74,10 @@ pub struct Backends {
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     #[error("{variable}: {reason}")]
-    Configuration { variable: &'static str, reason: String },
+    Configuration {
+        variable: &'static str,
+        reason: String,
+    },
     /// The schema is newer than this program knows: start a newer program instead.
     #[error("the schema is at version {found}, this program knows up to {known}")]
     SchemaTooNew { found: i64, known: i64 },
@@ -109,10 +112,11 @@ impl DatabaseService {
     /// # Errors
     /// [`OpenError`]: what to mend.
     pub async fn open_with_clock(config: Config, clock: SharedClock) -> Result<Self, OpenError> {
-        let default_asset = Asset::parse(&config.default_asset).ok_or_else(|| OpenError::Configuration {
-            variable: "DEFAULT_ASSET",
-            reason: "1 to 12 of A-Z and 0-9".to_owned(),
-        })?;
+        let default_asset =
+            Asset::parse(&config.default_asset).ok_or_else(|| OpenError::Configuration {
+                variable: "DEFAULT_ASSET",
+                reason: "1 to 12 of A-Z and 0-9".to_owned(),
+            })?;
         let relational = Relational::open(&config).await?;
         let memory = Memory::new(Arc::clone(&clock));
         let key_value = match &config.redis_url {
@@ -138,9 +142,16 @@ impl DatabaseService {
             }
         };
         let shared = relational.shared || key_value.l2.is_some();
-        let cache = cache::Cache::new(key_value.l2, Arc::clone(&clock), config.cache.clone(), shared);
+        let cache = cache::Cache::new(
+            key_value.l2,
+            Arc::clone(&clock),
+            config.cache.clone(),
+            shared,
+        );
         let mongodb = match &config.mongodb_uri {
-            Some(uri) => Some(Arc::new(MongoDb::connect(uri.expose(), &config.mongodb).await?)),
+            Some(uri) => Some(Arc::new(
+                MongoDb::connect(uri.expose(), &config.mongodb).await?,
+            )),
             None => None,
         };
         let stores = document_stores(&relational, mongodb.as_ref());
@@ -179,9 +190,14 @@ impl DatabaseService {
             documents: documents_probe.backend(),
             key_value: key_value.backend,
         };
-        let revocations = sessions::Revocations::new(Arc::clone(&relational.sessions), Arc::clone(&clock));
+        let revocations =
+            sessions::Revocations::new(Arc::clone(&relational.sessions), Arc::clone(&clock));
         let outbox_relay = config.redis_url.as_ref().map(|_| {
-            Arc::new(outbox::Relay::new(Arc::clone(&relational.outbox), cache.clone(), Arc::clone(&clock)))
+            Arc::new(outbox::Relay::new(
+                Arc::clone(&relational.outbox),
+                cache.clone(),
+                Arc::clone(&clock),
+            ))
         });
         let platform = Self {
             inner: Arc::new(Inner {
@@ -200,7 +216,10 @@ impl DatabaseService {
                     Arc::clone(&relational.keys),
                     cache.clone(),
                     Arc::clone(&clock),
-                    config.admin_key.as_ref().map(|key| Sha256::digest(key.expose()).into()),
+                    config
+                        .admin_key
+                        .as_ref()
+                        .map(|key| Sha256::digest(key.expose()).into()),
                     revocations,
                 ),
                 rate_limits: rate_limit::Service::new(
@@ -317,7 +336,16 @@ impl DatabaseService {
     ) -> Result<Option<Served<Arc<Dashboard>>>, StoreError> {
         let inner = &self.inner;
         let ttl = Duration::from_secs(u64::from(inner.config.dashboard_ttl_seconds));
-        dashboard::get(&inner.users, &inner.ledger, &inner.cache, &inner.clock, ttl, id, use_cache).await
+        dashboard::get(
+            &inner.users,
+            &inner.ledger,
+            &inner.cache,
+            &inner.clock,
+            ttl,
+            id,
+            use_cache,
+        )
+        .await
     }
 
     /// Cache-aside: the value of `key`, from the cache or from `fetch`, kept for `ttl`.
@@ -330,7 +358,12 @@ impl DatabaseService {
         E: Send,
         F: Future<Output = Result<T, E>> + Send,
     {
-        Ok(self.inner.cache.get_or_fetch(key, &[], ttl, |_error| false, fetch).await?.value)
+        Ok(self
+            .inner
+            .cache
+            .get_or_fetch(key, &[], ttl, |_error| false, fetch)
+            .await?
+            .value)
     }
 
     /// Runs `body` in one relational transaction: see [`transaction`]. What it changed is invalidated in the
@@ -338,7 +371,10 @@ impl DatabaseService {
     ///
     /// # Errors
     /// The body's, after rolling back; [`StoreError::OutcomeUnknown`] when the commit's answer was lost.
-    pub async fn execute_transaction<T>(&self, body: impl transaction::Body<T>) -> Result<T, Error> {
+    pub async fn execute_transaction<T>(
+        &self,
+        body: impl transaction::Body<T>,
+    ) -> Result<T, Error> {
         let (value, tags) = transaction::execute(self.inner.transactions.as_ref(), body).await?;
         self.inner.cache.invalidate(&[], &tags).await;
         Ok(value)
@@ -378,10 +414,16 @@ impl DatabaseService {
         inner.stop.cancel();
         inner.background.close();
         let grace = Duration::from_millis(inner.config.http.shutdown_grace_ms);
-        if tokio::time::timeout(grace, inner.background.wait()).await.is_err() {
+        if tokio::time::timeout(grace, inner.background.wait())
+            .await
+            .is_err()
+        {
             tracing::warn!("background work did not end in time");
         }
-        if tokio::time::timeout(grace, inner.relational.close()).await.is_err() {
+        if tokio::time::timeout(grace, inner.relational.close())
+            .await
+            .is_err()
+        {
             tracing::warn!("the relational store did not close in time");
         }
     }
@@ -414,7 +456,10 @@ async fn open_default_asset(ledger: &ledger::Service, asset: &Asset) -> Result<(
     }
     let ctx = crate::Context::system("start");
     let price = ledger::first_share_price();
-    match ledger.put_asset(&ctx, asset, price, documents::Expected::Absent).await {
+    match ledger
+        .put_asset(&ctx, asset, price, documents::Expected::Absent)
+        .await
+    {
         // Another instance that starts at the same time made it first.
         Ok(_) | Err(ledger::Error::VersionMismatch { .. }) => Ok(()),
         Err(ledger::Error::Store(error)) => Err(error.into()),

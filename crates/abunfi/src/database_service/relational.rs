@@ -92,7 +92,13 @@ impl Relational {
         if config.uses_postgres() {
             let url = config.database_url.as_ref().map_or("", |url| url.expose());
             let postgres = Postgres::connect(url, &config.postgres, options).await?;
-            return Ok(handles!(postgres, Postgres, "postgresql", POSTGRES_SHARDS, true));
+            return Ok(handles!(
+                postgres,
+                Postgres,
+                "postgresql",
+                POSTGRES_SHARDS,
+                true
+            ));
         }
         let file = config
             .database_url
