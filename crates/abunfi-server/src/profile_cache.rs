@@ -2,8 +2,8 @@
 //! is asked for again and again is turned into JSON and hashed once.
 //!
 //! Invariant: nothing is ever served from here that differs from what the library gave just now. The copy is
-//! compared, whole, with the user about to be served, so there is nothing to invalidate and nothing to go
-//! stale.
+//! compared with the user about to be served (the same value in memory, or an equal one), so there is nothing
+//! to invalidate and nothing to go stale.
 
 use std::sync::Arc;
 
@@ -24,7 +24,7 @@ const MAX_BYTES: usize = 16 * 1024;
 /// A profile, ready to be sent.
 #[derive(Debug)]
 pub(crate) struct Rendered {
-    user: HybridUser,
+    user: Arc<HybridUser>,
     pub(crate) body: Bytes,
     pub(crate) tag: ETag,
 }
@@ -40,13 +40,13 @@ impl Default for ProfileCache {
 
 impl ProfileCache {
     /// `user` as JSON, with the tag of the whole body.
-    pub(crate) fn render(&self, user: HybridUser) -> Result<Arc<Rendered>> {
+    pub(crate) fn render(&self, user: Arc<HybridUser>) -> Result<Arc<Rendered>> {
         if let Some(rendered) = self.0.get(&user.id)
-            && rendered.user == user
+            && (Arc::ptr_eq(&rendered.user, &user) || rendered.user == user)
         {
             return Ok(rendered);
         }
-        let body = serde_json::to_vec(&user).map_err(Problem::internal)?;
+        let body = serde_json::to_vec(user.as_ref()).map_err(Problem::internal)?;
         let is_small = body.len() <= MAX_BYTES;
         let rendered = Arc::new(Rendered {
             tag: ETag::of_body(user.version, &body),

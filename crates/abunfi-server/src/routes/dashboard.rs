@@ -39,7 +39,7 @@ async fn show_dashboard(
     query.finish()?;
     let served = app.platform().dashboard(id, use_cache).await?;
     let served = served.ok_or_else(Problem::not_found)?;
-    let body = serde_json::to_vec(&served.value).map_err(Problem::internal)?;
+    let body = serde_json::to_vec(served.value.as_ref()).map_err(Problem::internal)?;
     let tag = ETag::of_body(served.value.user.version, &body);
     let response = tagged(&preconditions, &tag, body.into())?;
     Ok(from_cache(response, served.source, served.age))

@@ -1,6 +1,6 @@
 //! The append-only log.
 
-use abunfi::clock::{Clock, SystemClock, Timestamp};
+use abunfi::clock::Timestamp;
 use abunfi::documents::canonical::Root;
 use abunfi::documents::{LogEntry, LogFilter, LogLevel};
 use abunfi::ids::TransactionId;
@@ -47,7 +47,8 @@ async fn append_logs(
 ) -> Result {
     caller.require(Scope::Write)?;
     query.expect_none()?;
-    let entries = read_entries(body.json().await?, SystemClock.now())?;
+    let now = app.platform().clock().now();
+    let entries = read_entries(body.json().await?, now)?;
     app.platform().documents().append_logs(&entries).await?;
     json(StatusCode::ACCEPTED, &json!({"accepted": entries.len()}))
 }

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use abunfi::clock::{Clock, SystemClock, Timestamp};
+use abunfi::clock::Timestamp;
 use abunfi::ids::SessionId;
 use abunfi::json_reader::{Reader, text};
 use abunfi::keys::Scope;
@@ -59,7 +59,7 @@ async fn create_session(
     let mut request = read_new_session(body.json_or_empty().await?, longest)?;
     if let Some(session) = caller.as_session() {
         // Else whoever got hold of a session could keep it alive for ever.
-        let left = session.expires_at.since(SystemClock.now());
+        let left = session.expires_at.since(app.platform().clock().now());
         let left = left.max(Duration::from_secs(1));
         request.ttl = Some(request.ttl.map_or(left, |ttl| ttl.min(left)));
     }

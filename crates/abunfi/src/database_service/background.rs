@@ -63,7 +63,7 @@ impl DatabaseService {
     fn every<F, W>(&self, period: Duration, name: &'static str, work: F)
     where
         F: Fn() -> W + Send + 'static,
-        W: Future<Output = Result<(), StoreError>> + Send,
+        W: Future<Output = Result<(), StoreError>> + Send + 'static,
     {
         self.inner
             .background

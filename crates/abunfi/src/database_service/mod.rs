@@ -252,6 +252,15 @@ impl DatabaseService {
         Ok(platform)
     }
 
+    /// Brings the relational schema up to date without starting anything; gives its version before and
+    /// after. Any number of processes may do so at once.
+    ///
+    /// # Errors
+    /// [`OpenError`]: what to mend.
+    pub async fn migrate(config: &Config) -> Result<(i64, i64), OpenError> {
+        Relational::migrate(config).await
+    }
+
     #[must_use]
     pub fn config(&self) -> &Config {
         &self.inner.config
@@ -321,7 +330,7 @@ impl DatabaseService {
         &self,
         id: UserId,
         use_cache: bool,
-    ) -> Result<Option<Served<Arc<HybridUser>>>, StoreError> {
+    ) -> Result<Option<Served<HybridUser>>, StoreError> {
         self.inner.users.get(id, use_cache).await
     }
 
@@ -333,19 +342,16 @@ impl DatabaseService {
         &self,
         id: UserId,
         use_cache: bool,
-    ) -> Result<Option<Served<Arc<Dashboard>>>, StoreError> {
+    ) -> Result<Option<Served<Dashboard>>, StoreError> {
         let inner = &self.inner;
-        let ttl = Duration::from_secs(u64::from(inner.config.dashboard_ttl_seconds));
-        dashboard::get(
-            &inner.users,
-            &inner.ledger,
-            &inner.cache,
-            &inner.clock,
-            ttl,
-            id,
-            use_cache,
-        )
-        .await
+        let parts = dashboard::Parts {
+            users: &inner.users,
+            ledger: &inner.ledger,
+            cache: &inner.cache,
+            clock: &inner.clock,
+            ttl: Duration::from_secs(u64::from(inner.config.dashboard_ttl_seconds)),
+        };
+        parts.dashboard(id, use_cache).await
     }
 
     /// Cache-aside: the value of `key`, from the cache or from `fetch`, kept for `ttl`.

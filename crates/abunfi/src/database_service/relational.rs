@@ -90,8 +90,7 @@ impl Relational {
             allow_unsafe_durability: config.allow_unsafe_durability,
         };
         if config.uses_postgres() {
-            let url = config.database_url.as_ref().map_or("", |url| url.expose());
-            let postgres = Postgres::connect(url, &config.postgres, options).await?;
+            let postgres = Postgres::connect(&target(config), &config.postgres, options).await?;
             return Ok(handles!(
                 postgres,
                 Postgres,
@@ -100,16 +99,23 @@ impl Relational {
                 true
             ));
         }
-        let file = config
-            .database_url
-            .as_ref()
-            .map_or_else(|| sqlite_file(config), |url| url.expose().to_owned());
-        let sqlite = Sqlite::open(&file, &config.sqlite, options).await?;
+        let sqlite = Sqlite::open(&target(config), &config.sqlite, options).await?;
         Ok(handles!(sqlite, Sqlite, "sqlite", SQLITE_SHARDS, false))
+    }
+
+    pub(super) async fn migrate(config: &Config) -> Result<(i64, i64), OpenError> {
+        if config.uses_postgres() {
+            Postgres::migrate(&target(config), &config.postgres).await
+        } else {
+            Sqlite::migrate(&target(config)).await
+        }
     }
 }
 
-/// Where the embedded database is unless configured.
-pub(super) fn sqlite_file(config: &Config) -> String {
-    config.data_dir.join("abunfi.db").display().to_string()
+/// The URL of the configuration, or the file of the embedded database.
+fn target(config: &Config) -> String {
+    match &config.database_url {
+        Some(url) => url.expose().to_owned(),
+        None => config.data_dir.join("abunfi.db").display().to_string(),
+    }
 }
