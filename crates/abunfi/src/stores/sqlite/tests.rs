@@ -357,8 +357,8 @@ async fn nothing_follows_a_statement_that_failed() {
     open.create_user(&ctx, &user).await.unwrap();
     // The same id again is a bug of the caller, which no rule of the domain foresees.
     let again = NewUser {
-        email: Email::parse("other@example.com").unwrap(),
-        ..user
+        id: user.id,
+        ..new_user("other@example.com")
     };
     assert!(open.create_user(&ctx, &again).await.is_err());
     assert!(open.commit().await.is_err());
