@@ -14,7 +14,10 @@
 mod support;
 
 mod audit;
+mod documents_heads;
 mod keys;
 mod ledger;
+mod outbox;
 mod sessions;
+mod transaction;
 mod users;

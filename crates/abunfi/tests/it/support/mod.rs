@@ -14,7 +14,7 @@ pub(crate) mod make;
 pub(crate) mod random;
 mod raw;
 
-pub(crate) use backends::Backend;
+pub(crate) use backends::{Backend, POOL_SIZE};
 pub(crate) use raw::Raw;
 
 /// Every domain's handle on one relational store, over one fresh database.
@@ -75,14 +75,25 @@ pub(crate) const APART: RelationalOptions = RelationalOptions {
     ..TOGETHER
 };
 
-/// Makes of each function one test for every backend. `apart` as the first word: with documents in a store
-/// of their own.
+/// There is no second level of the cache, so nothing is to be invalidated there.
+pub(crate) const WITHOUT_OUTBOX: RelationalOptions = RelationalOptions {
+    outbox: false,
+    ..TOGETHER
+};
+
+/// Makes of each function one test for every backend. `apart` or `without_outbox` as the first word: with
+/// [`APART`] or [`WITHOUT_OUTBOX`] instead of [`TOGETHER`].
 macro_rules! on_every_backend {
     (apart: $($name:ident),+ $(,)?) => {
         mod apart {
-            #[allow(unused_imports, reason = "what a test needs lies one level further up")]
-            use super::*;
+            $(use super::$name;)+
             $crate::support::on_every_backend!(@ $crate::support::APART; $($name),+);
+        }
+    };
+    (without_outbox: $($name:ident),+ $(,)?) => {
+        mod without_outbox {
+            $(use super::$name;)+
+            $crate::support::on_every_backend!(@ $crate::support::WITHOUT_OUTBOX; $($name),+);
         }
     };
     (@ $options:expr; $($name:ident),+) => {
