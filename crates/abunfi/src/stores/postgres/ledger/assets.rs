@@ -4,11 +4,11 @@ use sqlx::PgConnection;
 use sqlx::postgres::PgRow;
 
 use super::Result;
-use crate::audit::{Draft, PLATFORM};
+use crate::audit::drafts;
 use crate::clock::Timestamp;
 use crate::context::Context;
 use crate::documents::Expected;
-use crate::ledger::{Asset, AssetInfo, Error, asset_tag};
+use crate::ledger::{Asset, AssetInfo, Error};
 use crate::money::Amount;
 use crate::stores::postgres::audit;
 use crate::stores::postgres::columns::{Columns, at};
@@ -44,7 +44,7 @@ pub(super) async fn put(
         .await?,
     };
     if let Some(row) = created {
-        append(conn, ctx, asset, share_price, now).await?;
+        audit::append(conn, drafts::share_price(ctx, asset, share_price, now)).await?;
         return Ok((info(&row)?, true));
     }
     let row = sqlx::query("SELECT * FROM assets WHERE asset = $1 FOR UPDATE")
@@ -72,34 +72,9 @@ pub(super) async fn put(
     .bind(at(now))
     .fetch_one(&mut *conn)
     .await?;
-    append(conn, ctx, asset, share_price, now).await?;
-    Ok((info(&row)?, false))
-}
-
-async fn append(
-    conn: &mut PgConnection,
-    ctx: &Context,
-    asset: &Asset,
-    share_price: Amount,
-    now: Timestamp,
-) -> Result<()> {
-    let draft = Draft {
-        user_id: PLATFORM,
-        chain: asset_tag(asset),
-        transaction_id: None,
-        action: "share_price",
-        previous_status: None,
-        new_status: None,
-        amount: Some(share_price),
-        shares: None,
-        after: None,
-        actor: ctx.actor.clone(),
-        request_id: ctx.request_id.clone(),
-        at: now,
-        private: Vec::new(),
-    };
+    let draft = drafts::share_price(ctx, asset, share_price, now);
     audit::append(conn, draft).await?;
-    Ok(())
+    Ok((info(&row)?, false))
 }
 
 fn info(row: &PgRow) -> Result<AssetInfo> {
