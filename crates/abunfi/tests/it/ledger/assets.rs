@@ -9,6 +9,7 @@ use crate::support::{Relational, at_once, on_every_backend};
 
 on_every_backend!(
     an_asset_is_made_once_and_priced_again,
+    the_price_that_is_there_is_no_change,
     a_price_is_changed_only_for_the_version_that_is_there,
     of_two_prices_for_one_version_at_once_one_is_set,
     prices_are_audited_in_the_asset_s_chain,
@@ -57,6 +58,17 @@ async fn an_asset_is_made_once_and_priced_again(stores: &Relational) {
     );
 }
 
+async fn the_price_that_is_there_is_no_change(stores: &Relational) {
+    let (made, _) = put(stores, "GOLD", "1.5", Expected::Anything)
+        .await
+        .unwrap();
+    for expected in [Expected::Anything, Expected::Version(1)] {
+        let same = put(stores, "GOLD", "1.5", expected).await.unwrap();
+        assert_eq!(same, (made.clone(), false));
+    }
+    assert_eq!(stores.check_chain(PLATFORM, "asset:GOLD").await.len(), 1);
+}
+
 async fn a_price_is_changed_only_for_the_version_that_is_there(stores: &Relational) {
     let mismatch = async |expected, current| {
         let refused = put(stores, "GOLD", "9", expected).await;
@@ -96,7 +108,15 @@ async fn of_two_prices_for_one_version_at_once_one_is_set(stores: &Relational) {
         };
         let results = at_once(6, |index| {
             let stores = stores.clone();
-            async move { put(&stores, "GOLD", &(index + 1).to_string(), expected).await }
+            async move {
+                put(
+                    &stores,
+                    "GOLD",
+                    &format!("{version}.{}", index + 1),
+                    expected,
+                )
+                .await
+            }
         })
         .await;
         assert_eq!(
@@ -112,7 +132,7 @@ async fn of_two_prices_for_one_version_at_once_one_is_set(stores: &Relational) {
             .count();
         assert_eq!(mismatched, 5, "{results:?}");
     }
-    let results = at_once(8, |_index| {
+    let results = at_once(8, |index| {
         let stores = stores.clone();
         async move {
             put(&stores, "SILVER", "3", Expected::Anything)
