@@ -18,6 +18,7 @@ mod documents_heads;
 mod keys;
 mod ledger;
 mod outbox;
+mod schema;
 mod sessions;
 mod transaction;
 mod users;
