@@ -10,7 +10,7 @@ use crate::report::Outcome;
 use crate::run::{Workspace, quietly};
 
 /// Where the stores may be named: they themselves, and where they are put together.
-const MAY_IMPORT_STORES: &[&str] = &["stores", "lib.rs", "service.rs", "facade.rs"];
+const MAY_IMPORT_STORES: &[&str] = &["stores", "database_service"];
 
 /// Crates that the library must not depend on, directly or not.
 const NO_HTTP: &[&str] = &[

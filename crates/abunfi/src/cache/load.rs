@@ -60,7 +60,7 @@ impl<E: Send> Load<'_, E> {
         F: Future<Output = Result<T, E>> + Send,
     {
         let began = self.begin(lead.as_ref());
-        let (lease, stale) = match self.from_l2(&began).await {
+        let (lease, stale) = match self.look_in_l2(&began).await {
             FromL2::Fresh(value, stored) => {
                 let counts = &self.inner.counts;
                 counts.l2_hits.fetch_add(1, Ordering::Relaxed);
@@ -106,7 +106,7 @@ impl<E: Send> Load<'_, E> {
         }
     }
 
-    async fn from_l2<T: DeserializeOwned>(&self, began: &Began) -> FromL2<T> {
+    async fn look_in_l2<T: DeserializeOwned>(&self, began: &Began) -> FromL2<T> {
         let mut stale = None;
         let mut pause = FIRST_BUSY_PAUSE;
         let deadline = Instant::now() + BUSY_PATIENCE;
@@ -212,11 +212,11 @@ impl<E: Send> Load<'_, E> {
     /// The newer of the copies in L1 and L2.
     fn stale<T: Send + Sync + 'static>(
         &self,
-        from_l2: Option<(T, Stored)>,
+        look_in_l2: Option<(T, Stored)>,
     ) -> Option<Cached<Arc<T>>> {
-        let local = self.inner.stale_from_l1(self.key);
-        let remote =
-            from_l2.map(|(value, stored)| self.inner.stale_copy(Arc::new(value), stored.stored_at));
+        let local = self.inner.stale_in_l1(self.key);
+        let remote = look_in_l2
+            .map(|(value, stored)| self.inner.stale_copy(Arc::new(value), stored.stored_at));
         let newest = local
             .into_iter()
             .chain(remote)

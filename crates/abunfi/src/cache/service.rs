@@ -164,7 +164,7 @@ impl Cache {
         F: Future<Output = Result<T, E>> + Send,
     {
         let inner = &*self.inner;
-        if let Some(hit) = inner.from_l1(key) {
+        if let Some(hit) = inner.look_in_l1(key) {
             return Ok(hit);
         }
         let lead = loop {
@@ -197,10 +197,10 @@ impl Cache {
         T: DeserializeOwned + Send + Sync + 'static,
     {
         let inner = &*self.inner;
-        if let Some(hit) = inner.from_l1(key) {
+        if let Some(hit) = inner.look_in_l1(key) {
             return Some(hit);
         }
-        let copy = match inner.stale_from_l1(key) {
+        let copy = match inner.stale_in_l1(key) {
             Some(copy) => copy,
             None => {
                 let note = inner.generations.note(key, tags);
@@ -285,7 +285,7 @@ enum Followed<T> {
 }
 
 impl Inner {
-    fn from_l1<T: Send + Sync + 'static>(&self, key: &str) -> Option<Cached<Arc<T>>> {
+    fn look_in_l1<T: Send + Sync + 'static>(&self, key: &str) -> Option<Cached<Arc<T>>> {
         let entry = self.local.get(key)?;
         let now = self.clock.now();
         if !entry.is_fresh(now, self.epoch.load(Ordering::SeqCst)) {
@@ -300,7 +300,7 @@ impl Inner {
         })
     }
 
-    pub(super) fn stale_from_l1<T: Send + Sync + 'static>(
+    pub(super) fn stale_in_l1<T: Send + Sync + 'static>(
         &self,
         key: &str,
     ) -> Option<Cached<Arc<T>>> {

@@ -4,11 +4,11 @@
 use std::future::Future;
 use std::time::Duration;
 
-use rand::RngExt as _;
 use tokio_util::sync::CancellationToken;
 
 use super::DatabaseService;
 use crate::error::StoreError;
+use crate::ids::random_bytes;
 
 /// How often revocations are read: half of the second within which they hold everywhere.
 const REVOCATIONS_EVERY: Duration = Duration::from_millis(500);
@@ -22,7 +22,9 @@ impl DatabaseService {
     pub(super) fn start_background(&self) {
         let inner = &self.inner;
         let stop = &inner.stop;
-        inner.background.spawn(inner.health.clone().run(stop.clone()));
+        inner
+            .background
+            .spawn(inner.health.clone().run(stop.clone()));
         for relay in inner.document_relay.iter().cloned() {
             inner.background.spawn(relay.run(stop.clone()));
         }
@@ -39,8 +41,11 @@ impl DatabaseService {
             let ledger = ledger.clone();
             async move { ledger.expire_holds().await.map(drop) }
         });
-        let (ledger, sessions, documents) =
-            (inner.ledger.clone(), inner.sessions.clone(), inner.documents.clone());
+        let (ledger, sessions, documents) = (
+            inner.ledger.clone(),
+            inner.sessions.clone(),
+            inner.documents.clone(),
+        );
         let retention =
             Duration::from_secs(u64::from(inner.config.idempotency_retention_days) * 24 * 3_600);
         self.every(SWEEP_EVERY, "sweep", move || {
@@ -58,9 +63,11 @@ impl DatabaseService {
     fn every<F, W>(&self, period: Duration, name: &'static str, work: F)
     where
         F: Fn() -> W + Send + 'static,
-        W: Future<Output = Result<(), StoreError>> + Send,
+        W: Future<Output = Result<(), StoreError>> + Send + 'static,
     {
-        self.inner.background.spawn(repeat(self.inner.stop.clone(), period, name, work));
+        self.inner
+            .background
+            .spawn(repeat(self.inner.stop.clone(), period, name, work));
     }
 }
 
@@ -72,14 +79,20 @@ where
     W: Future<Output = Result<(), StoreError>> + Send,
 {
     let mut failing = false;
-    while stop.run_until_cancelled(tokio::time::sleep(jittered(period))).await.is_some() {
+    while stop
+        .run_until_cancelled(tokio::time::sleep(jittered(period)))
+        .await
+        .is_some()
+    {
         match work().await {
             Ok(()) if failing => {
                 failing = false;
                 tracing::info!(task = name, "background work goes on");
             }
             Ok(()) => {}
-            Err(error) if failing => tracing::debug!(task = name, %error, "background work still fails"),
+            Err(error) if failing => {
+                tracing::debug!(task = name, %error, "background work still fails")
+            }
             Err(error) => {
                 failing = true;
                 tracing::warn!(task = name, %error, "background work fails; it is tried again");
@@ -89,6 +102,6 @@ where
 }
 
 fn jittered(period: Duration) -> Duration {
-    let percent = rand::rng().random_range(90..=110_u32);
-    period.saturating_mul(percent) / 100
+    let [byte] = random_bytes();
+    period.saturating_mul(90 + u32::from(byte) % 21) / 100
 }

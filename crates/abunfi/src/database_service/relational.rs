@@ -56,8 +56,9 @@ impl Server {
 
 /// The handles of `$store`, which implements every trait.
 macro_rules! handles {
-    ($store:ident, $server:ident, $probe:expr, $documents_probe:expr, $backend:literal, $shards:expr, $shared:literal) => {{
+    ($store:ident, $server:ident, $backend:literal, $shards:expr, $shared:literal) => {{
         let shared = Arc::new($store.clone());
+        let documents_probe = $store.documents_probe();
         Relational {
             users: shared.clone(),
             ledger: shared.clone(),
@@ -69,9 +70,9 @@ macro_rules! handles {
             sessions: shared.clone(),
             keys: shared.clone(),
             outbox: shared.clone(),
-            transactions: shared,
-            probe: $probe,
-            documents_probe: $documents_probe,
+            transactions: shared.clone(),
+            probe: shared,
+            documents_probe,
             backend: $backend,
             shards: $shards,
             shared: $shared,
@@ -89,22 +90,32 @@ impl Relational {
             allow_unsafe_durability: config.allow_unsafe_durability,
         };
         if config.uses_postgres() {
-            let url = config.database_url.as_ref().map_or("", |url| url.expose());
-            let postgres = Postgres::connect(url, &config.postgres, options).await?;
-            let (probe, documents) = (postgres.probe(), postgres.documents_probe());
-            return Ok(handles!(postgres, Postgres, probe, documents, "postgresql", POSTGRES_SHARDS, true));
+            let postgres = Postgres::connect(&target(config), &config.postgres, options).await?;
+            return Ok(handles!(
+                postgres,
+                Postgres,
+                "postgresql",
+                POSTGRES_SHARDS,
+                true
+            ));
         }
-        let file = config
-            .database_url
-            .as_ref()
-            .map_or_else(|| sqlite_file(config), |url| url.expose().to_owned());
-        let sqlite = Sqlite::open(&file, &config.sqlite, options).await?;
-        let (probe, documents) = (sqlite.probe(), sqlite.documents_probe());
-        Ok(handles!(sqlite, Sqlite, probe, documents, "sqlite", SQLITE_SHARDS, false))
+        let sqlite = Sqlite::open(&target(config), &config.sqlite, options).await?;
+        Ok(handles!(sqlite, Sqlite, "sqlite", SQLITE_SHARDS, false))
+    }
+
+    pub(super) async fn migrate(config: &Config) -> Result<(i64, i64), OpenError> {
+        if config.uses_postgres() {
+            Postgres::migrate(&target(config), &config.postgres).await
+        } else {
+            Sqlite::migrate(&target(config)).await
+        }
     }
 }
 
-/// Where the embedded database is unless configured.
-pub(super) fn sqlite_file(config: &Config) -> String {
-    config.data_dir.join("abunfi.db").display().to_string()
+/// The URL of the configuration, or the file of the embedded database.
+fn target(config: &Config) -> String {
+    match &config.database_url {
+        Some(url) => url.expose().to_owned(),
+        None => config.data_dir.join("abunfi.db").display().to_string(),
+    }
 }

@@ -150,8 +150,8 @@ impl Relay {
             if claimed.is_empty() {
                 break;
             }
-            let outcomes: Vec<_> = futures::stream::iter(&claimed)
-                .map(|claimed| self.process(claimed))
+            let outcomes: Vec<_> = futures::stream::iter(claimed)
+                .map(|claimed| async move { self.process(&claimed).await })
                 .buffer_unordered(CONCURRENCY)
                 .collect()
                 .await;

@@ -8,6 +8,8 @@ use crate::error::{StoreError, StoreKind};
 use crate::ledger::words;
 
 mod service;
+#[cfg(test)]
+mod tests;
 
 pub use service::{Service, Statistics};
 

@@ -8,6 +8,8 @@ use crate::ids::KeyId;
 use crate::ledger::words;
 
 mod service;
+#[cfg(test)]
+mod tests;
 
 pub use service::{Authenticated, CreatedKey, Error, Service};
 

@@ -373,16 +373,13 @@ impl Service {
             ),
             None => None,
         };
-        self.post_commands(vec![command])
-            .await?
-            .pop()
-            .unwrap_or_else(|| {
-                Err(StoreError::unexpected(
-                    crate::StoreKind::Relational,
-                    "a command without a result",
-                )
-                .into())
-            })
+        self.batcher.submit(command).await
+    }
+
+    /// How many postings wait to be committed.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.batcher.waiting()
     }
 
     /// Commits, then invalidates, both to the end whatever becomes of the caller.

@@ -14,6 +14,8 @@ use crate::clock::Timestamp;
 use crate::error::StoreError;
 
 mod relay;
+#[cfg(test)]
+mod tests;
 pub use relay::Relay;
 
 /// An effect that is to be carried out at least once.

@@ -1,18 +1,36 @@
 //! Carries out what commits promised and a crash (or an absent Redis) left undone.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use super::Store;
+use super::{Claimed, Effect, Store};
 use crate::cache::Cache;
-use crate::clock::SharedClock;
+use crate::clock::{SharedClock, Timestamp};
+use crate::error::StoreError;
+
+/// Polling is what correctness rests on; nothing needs to wake the relay.
+const POLL_EVERY: Duration = Duration::from_millis(500);
+/// Whoever committed invalidates right after it: until then a row is that one's.
+const MIN_AGE: Duration = Duration::from_secs(2);
+/// How long a claim keeps other relays away: longer than the slowest round.
+const LEASE_FOR: Duration = Duration::from_secs(10);
+/// Rows of one claim.
+const BATCH: u32 = 100;
+/// Claims of one round, so that a round ends and shows a heartbeat.
+const BATCHES_PER_ROUND: u32 = 50;
+/// A heartbeat that was never.
+const NEVER: i64 = i64::MIN;
 
 #[derive(Debug)]
 pub struct Relay {
     store: Arc<dyn Store>,
     cache: Cache,
     clock: SharedClock,
+    heartbeat: AtomicI64,
 }
 
 impl Relay {
@@ -22,16 +40,73 @@ impl Relay {
             store,
             cache,
             clock,
+            heartbeat: AtomicI64::new(NEVER),
         }
     }
 
     /// Runs until `stop`, polling every 500 ms.
     pub async fn run(self: Arc<Self>, stop: CancellationToken) {
-        todo!()
+        let mut failing = false;
+        loop {
+            // A round that was begun is ended: what it claimed would else wait for its lease.
+            match self.run_once().await {
+                Ok(_) if failing => {
+                    failing = false;
+                    tracing::info!("the outbox is carried out again");
+                }
+                Ok(_) => {}
+                Err(error) if failing => tracing::debug!(%error, "the outbox still waits"),
+                Err(error) => {
+                    failing = true;
+                    tracing::warn!(%error, "the outbox waits");
+                }
+            }
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(POLL_EVERY) => {}
+            }
+        }
     }
 
     /// One round over what is due; how many effects were carried out.
-    pub async fn run_once(&self) -> Result<u64, crate::error::StoreError> {
-        todo!()
+    ///
+    /// # Errors
+    /// The outbox cannot be read, or L2 cannot be told. What was claimed comes up again when its lease has
+    /// run out.
+    pub async fn run_once(&self) -> Result<u64, StoreError> {
+        let mut done = 0;
+        for _ in 0..BATCHES_PER_ROUND {
+            let now = self.clock.now();
+            self.heartbeat.store(now.micros(), Ordering::Relaxed);
+            let claimed = self.store.claim(BATCH, MIN_AGE, LEASE_FOR, now).await?;
+            if claimed.is_empty() {
+                break;
+            }
+            self.carry_out(&claimed).await?;
+            self.store.finish(&claimed).await?;
+            done += u64::try_from(claimed.len()).unwrap_or(u64::MAX);
+        }
+        Ok(done)
+    }
+
+    /// When the relay last showed that it runs, whether there was anything to do or not. One that is stuck
+    /// looks like one that is done, but for this.
+    #[must_use]
+    pub fn heartbeat(&self) -> Option<Timestamp> {
+        match self.heartbeat.load(Ordering::Relaxed) {
+            NEVER => None,
+            micros => Some(Timestamp::from_micros(micros)),
+        }
+    }
+
+    async fn carry_out(&self, claimed: &[Claimed]) -> Result<(), StoreError> {
+        let mut all = BTreeSet::new();
+        for Claimed { effect, .. } in claimed {
+            match effect {
+                Effect::Invalidate { tags } => all.extend(tags.iter().cloned()),
+            }
+        }
+        let tags: Vec<String> = all.into_iter().collect();
+        self.cache.invalidate_confirmed(&[], &tags).await
     }
 }

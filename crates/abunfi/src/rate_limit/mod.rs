@@ -9,6 +9,8 @@ use crate::error::StoreError;
 
 pub mod gcra;
 mod service;
+#[cfg(test)]
+mod tests;
 
 pub use service::{Error, Service};
 

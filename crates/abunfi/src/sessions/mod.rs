@@ -10,10 +10,14 @@ use crate::clock::Timestamp;
 use crate::ids::{SessionId, UserId};
 
 mod error;
+mod revocations;
 mod service;
 mod store;
+#[cfg(test)]
+mod tests;
 
 pub use error::Error;
+pub use revocations::{GRACE, Revocations, Trust};
 pub use service::{NewSession, Service, SessionPolicy};
 pub use store::{Revocation, RevocationKind, Store};
 

@@ -10,6 +10,8 @@ use crate::clock::Timestamp;
 use crate::error::StoreError;
 
 mod service;
+#[cfg(test)]
+mod tests;
 
 pub use service::{Error, Service};
 

@@ -51,6 +51,8 @@ pub(super) fn classify(error: &sqlx::Error) -> StoreError {
     match error {
         sqlx::Error::Database(answer) => {
             let code = answer.code().unwrap_or_default();
+            // Only the message: the driver also shows a line number, of the server's source.
+            let answer = answer.message();
             match code.as_ref() {
                 // serialization_failure, deadlock_detected
                 "40001" | "40P01" => StoreError::Conflict {

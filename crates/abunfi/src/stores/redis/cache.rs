@@ -18,7 +18,7 @@ use crate::ids::random_bytes;
 const LONGEST_KEEP: Duration = Duration::from_secs(24 * 3_600);
 /// How long a tag's version is kept after the last lease under it: longer than any value, so that one
 /// never outlives the version that would void it. (If it did, it would only be a miss.)
-const TAG_KEEP: Duration = Duration::from_secs(25 * 3_600);
+pub(super) const TAG_KEEP: Duration = Duration::from_secs(25 * 3_600);
 /// Names in one script: it holds the server up while it runs.
 const NAMES_PER_SCRIPT: usize = 500;
 
@@ -260,7 +260,7 @@ fn version<'a>(script: &'a Script, tag: &str) -> ScriptInvocation<'a> {
     invocation
 }
 
-fn new_version() -> String {
+pub(super) fn new_version() -> String {
     hex::encode(random_bytes::<8>())
 }
 
@@ -291,7 +291,7 @@ fn unreadable() -> StoreError {
     )
 }
 
-/// At least 1: Redis refuses to expire in no time.
+/// At least 1 of what is not nothing: Redis refuses to expire in no time.
 pub(super) fn millis(span: Duration) -> u64 {
     if span.is_zero() {
         return 0;

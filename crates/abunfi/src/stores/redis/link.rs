@@ -147,10 +147,6 @@ impl Link {
         self.target.is_cluster()
     }
 
-    pub(super) fn take_node_lost(&self) -> bool {
-        self.node_lost.swap(false, Ordering::SeqCst)
-    }
-
     /// Runs `call` on the connection: at once or not at all, within the deadline, past the breaker.
     pub(super) async fn call<T, F, R>(&self, kind: Kind, call: F) -> Result<T, StoreError>
     where
@@ -171,7 +167,8 @@ impl Link {
                 Ok(value)
             }
             Ok(Err(error)) => {
-                if must_reconnect(&error) {
+                // A Cluster's connection mends itself, node by node.
+                if must_reconnect(&error) && !self.is_cluster() {
                     self.mark_broken(serial);
                 }
                 Err(store_error(&error, kind))
@@ -199,6 +196,19 @@ impl Link {
 
     fn is_broken(&self, serial: u64) -> bool {
         self.broken.load(Ordering::SeqCst) >= serial
+    }
+
+    /// Has everything in the cache forgotten once a node of the Cluster was away: its key names cannot tell
+    /// one start of a node from the next.
+    async fn after_a_lost_node(&self) {
+        if !self.node_lost.swap(false, Ordering::SeqCst) {
+            return;
+        }
+        let forget = self.call(Kind::Harmless, |live| self.notices.forget_everything(live));
+        if let Err(error) = forget.await {
+            tracing::debug!(%error, "the cache is forgotten later");
+            self.node_lost.store(true, Ordering::SeqCst);
+        }
     }
 
     /// What a server says unasked: messages of other instances, and that it is gone.
@@ -310,6 +320,7 @@ async fn while_it_lasts(link: &Weak<Link>, serial: u64) {
                     tracing::debug!(%error, "a heartbeat was missed");
                 }
                 link.notices.check_silence(Instant::now());
+                link.after_a_lost_node().await;
             }
         }
         if link.is_broken(serial) {

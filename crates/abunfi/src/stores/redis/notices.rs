@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast;
 use tokio::time::Instant;
 
+use super::cache::{TAG_KEEP, millis, new_version};
 use super::keys::Keys;
 use super::link::{Connection, Live};
 use crate::cache::Notice;
@@ -119,6 +120,22 @@ impl Notices {
             .key(self.keys.sequence(&live.run))
             .arg(&self.channel)
             .invoke_async(&mut live.connection)
+            .await
+    }
+
+    /// Voids all of a Cluster's cache, and says so.
+    pub(super) async fn forget_everything(&self, mut live: Live) -> RedisResult<()> {
+        redis::cmd("SET")
+            .arg(self.keys.everything(&live.run))
+            .arg(new_version())
+            .arg("PX")
+            .arg(millis(TAG_KEEP))
+            .query_async::<()>(&mut live.connection)
+            .await?;
+        redis::cmd("PUBLISH")
+            .arg(&self.channel)
+            .arg(format!("- {}", self.flush()))
+            .query_async(&mut live.connection)
             .await
     }
 

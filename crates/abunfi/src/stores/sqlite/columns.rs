@@ -146,6 +146,12 @@ pub(super) fn small<T: TryFrom<i64>>(column: &str, value: i64) -> Result<T, sqlx
     T::try_from(value).map_err(|_range| undecodable(column, "out of range"))
 }
 
+/// What is left of a limit over several statements, as a parameter of `LIMIT`.
+pub(super) fn left(limit: u32, done: u64) -> i64 {
+    i64::from(limit)
+        .saturating_sub(i64::try_from(done).unwrap_or(i64::MAX))
+        .max(0)
+}
 
 /// Many rows as one parameter, a JSON array of arrays: `… SELECT value ->> 0, … FROM json_each(?)`, so that
 /// a batch costs one statement for each table, and one that stays prepared. Bytes go as [`hex`].

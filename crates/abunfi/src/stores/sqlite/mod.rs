@@ -22,9 +22,10 @@ use crate::stores::breaker::Breaker;
 
 mod audit;
 mod columns;
+mod content;
 mod dev_data;
-mod documents;
 mod error;
+mod heads;
 mod keys;
 mod lane;
 mod ledger;

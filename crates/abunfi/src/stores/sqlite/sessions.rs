@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
 use uuid::Uuid;
 
-use super::columns::{Columns, descending_from};
+use super::columns::{Columns, descending_from, left};
 use super::error::Abort;
 use super::{Sqlite, user_exists};
 use crate::clock::Timestamp;
@@ -248,10 +248,12 @@ impl Store for Sqlite {
                          SELECT kind, id, at FROM revocations WHERE at < ?1 ORDER BY at LIMIT ?2)",
                 )
                 .bind(revoked_before.micros())
-                .bind(limit)
+                .bind(left(limit, sessions.rows_affected()))
                 .execute(connection)
                 .await?;
-                Ok(sessions.rows_affected() + revocations.rows_affected())
+                Ok(sessions
+                    .rows_affected()
+                    .saturating_add(revocations.rows_affected()))
             })
             .await
     }

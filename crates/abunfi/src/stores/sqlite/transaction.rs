@@ -7,7 +7,7 @@ use sqlx::{Connection, SqliteConnection};
 
 use super::error::{Abort, classify};
 use super::lane::{End, Open};
-use super::{Sqlite, documents, ledger, outbox, users};
+use super::{Sqlite, heads, ledger, outbox, users};
 use crate::cache::user_tag;
 use crate::clock::Timestamp;
 use crate::context::Context;
@@ -171,7 +171,7 @@ impl Transaction for SqliteTransaction {
     ) -> Result<HeadWritten, crate::documents::Error> {
         self.concerns([user_tag(write.key.user_id)], write.at);
         let options = self.options;
-        self.run_whole(async |connection| documents::write(connection, options, write).await)
+        self.run_whole(async |connection| heads::write(connection, options, write).await)
             .await
     }
 

@@ -7,7 +7,7 @@ use sqlx::sqlite::{SqliteConnection, SqliteRow};
 
 use super::columns::{Columns, amount, descending_from};
 use super::error::{Abort, undecodable};
-use super::{Sqlite, audit, documents, outbox, sessions, user_exists};
+use super::{Sqlite, audit, heads, outbox, sessions, user_exists};
 use crate::audit::drafts;
 use crate::cache::user_tag;
 use crate::clock::Timestamp;
@@ -115,7 +115,7 @@ pub(super) async fn create(
             import: None,
             at: user.at,
         };
-        documents::put_head(connection, options, &write, None).await?;
+        heads::put(connection, options, &write, None).await?;
     }
     find(connection, user.id)
         .await?

@@ -72,7 +72,8 @@ pub(super) async fn put(
     .bind(at(now))
     .fetch_one(&mut *conn)
     .await?;
-    audit::append(conn, drafts::share_price(ctx, asset, share_price, now)).await?;
+    let draft = drafts::share_price(ctx, asset, share_price, now);
+    audit::append(conn, draft).await?;
     Ok((info(&row)?, false))
 }
 

@@ -235,17 +235,25 @@ impl Store for Postgres {
     async fn purge_idempotency(&self, before: Timestamp, limit: u32) -> Result<u64, StoreError> {
         self.background
             .write(|conn| scoped(async move {
-                let mut gone = 0;
+                let mut gone: u64 = 0;
+                // What a writer holds is left for the next time; MATERIALIZED: never more than LIMIT.
                 for statement in [
-                    "DELETE FROM idempotency_keys WHERE (user_id, principal, scope, key) IN
-                         (SELECT user_id, principal, scope, key FROM idempotency_keys WHERE created_at < $1
-                          ORDER BY created_at LIMIT $2)",
-                    "DELETE FROM batch_keys WHERE (principal, key) IN
-                         (SELECT principal, key FROM batch_keys WHERE created_at < $1 ORDER BY created_at LIMIT $2)",
+                    "WITH old AS MATERIALIZED (
+                         SELECT user_id, principal, scope, key FROM idempotency_keys WHERE created_at < $1
+                         ORDER BY created_at LIMIT $2 FOR UPDATE SKIP LOCKED)
+                     DELETE FROM idempotency_keys AS k USING old
+                     WHERE (k.user_id, k.principal, k.scope, k.key)
+                         = (old.user_id, old.principal, old.scope, old.key)",
+                    "WITH old AS MATERIALIZED (
+                         SELECT principal, key FROM batch_keys WHERE created_at < $1
+                         ORDER BY created_at LIMIT $2 FOR UPDATE SKIP LOCKED)
+                     DELETE FROM batch_keys AS k USING old
+                     WHERE (k.principal, k.key) = (old.principal, old.key)",
                 ] {
-                    let left = i64::try_from(u64::from(limit).saturating_sub(gone)).unwrap_or(0);
-                    let deleted = sqlx::query(statement).bind(at(before)).bind(left).execute(&mut *conn).await?;
-                    gone += deleted.rows_affected();
+                    let left = i64::from(limit).saturating_sub(i64::try_from(gone).unwrap_or(i64::MAX));
+                    let deleted =
+                        sqlx::query(statement).bind(at(before)).bind(left).execute(&mut *conn).await?;
+                    gone = gone.saturating_add(deleted.rows_affected());
                 }
                 Ok(gone)
             }))

@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use sqlx::sqlite::SqliteConnection;
 
 use super::audit::{audit_row, select_audit_rows};
-use super::columns::{Columns, json};
+use super::columns::{Columns, json, left};
 use super::error::{Abort, undecodable};
 use super::{Sqlite, outbox};
 use crate::audit::AuditRow;
@@ -216,7 +216,7 @@ impl Store for Sqlite {
     async fn purge_idempotency(&self, before: Timestamp, limit: u32) -> Result<u64, StoreError> {
         self.relational
             .write(async |conn| {
-                let mut gone = 0;
+                let mut gone: u64 = 0;
                 for statement in [
                     "DELETE FROM idempotency_keys WHERE rowid IN
                          (SELECT rowid FROM idempotency_keys WHERE created_at < ?1
@@ -224,13 +224,12 @@ impl Store for Sqlite {
                     "DELETE FROM batch_keys WHERE rowid IN
                          (SELECT rowid FROM batch_keys WHERE created_at < ?1 ORDER BY created_at LIMIT ?2)",
                 ] {
-                    let left = i64::try_from(u64::from(limit).saturating_sub(gone)).unwrap_or(0);
                     let deleted = sqlx::query(statement)
                         .bind(before.micros())
-                        .bind(left)
+                        .bind(left(limit, gone))
                         .execute(&mut *conn)
                         .await?;
-                    gone += deleted.rows_affected();
+                    gone = gone.saturating_add(deleted.rows_affected());
                 }
                 Ok(gone)
             })

@@ -1,22 +1,20 @@
-//! User-owned documents on SQLite: their heads, and their content when this is the document store.
+//! Heads of user-owned documents on SQLite.
 
 use std::time::Duration;
 
 use async_trait::async_trait;
-use sqlx::Row;
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
 use uuid::Uuid;
 
-use super::columns::{Columns, json, small};
+use super::columns::{Columns, small};
 use super::error::Abort;
-use super::{Sqlite, outbox, user_exists};
+use super::{Sqlite, content, outbox, user_exists};
 use crate::cache::user_tag;
 use crate::clock::Timestamp;
 use crate::context::Context;
-use crate::documents::canonical::content_hash;
 use crate::documents::{
-    Applied, Backlog, Claimed, ContentStore, DocumentKey, DocumentKind, Error, Head, HeadStore,
-    HeadWrite, HeadWritten, NewDocument, StoredDocument, versions,
+    Backlog, Claimed, DocumentKey, DocumentKind, Error, Head, HeadStore, HeadWrite, HeadWritten,
+    NewDocument, versions,
 };
 use crate::error::StoreError;
 use crate::ids::UserId;
@@ -32,15 +30,15 @@ pub(super) async fn write(
     if !user_exists(connection, write.key.user_id).await? {
         return Err(Abort::Refused(Error::NotFound));
     }
-    if let Some(import) = &write.import {
-        import_head(connection, options, write, import).await?;
+    if let Some(document) = &write.import {
+        import(connection, options, write, document).await?;
     }
-    let head = find_head(connection, write.key).await?;
-    put_head(connection, options, write, head.as_ref()).await
+    let head = find(connection, write.key).await?;
+    put(connection, options, write, head.as_ref()).await
 }
 
 /// The part of [`write`] that follows the known `head`.
-pub(super) async fn put_head(
+pub(super) async fn put(
     connection: &mut SqliteConnection,
     options: RelationalOptions,
     write: &HeadWrite,
@@ -57,13 +55,13 @@ pub(super) async fn put_head(
             created: false,
         });
     };
-    upsert_head(connection, write.key, &written.head, write.at).await?;
+    upsert(connection, write.key, &written.head, write.at).await?;
     if options.holds_documents {
         let canonical = write
             .content
             .as_ref()
             .map(|content| content.canonical.as_str());
-        put_content(connection, write.key, written.head.version, canonical).await?;
+        content::put(connection, write.key, written.head.version, canonical).await?;
     }
     Ok(written)
 }
@@ -226,63 +224,7 @@ impl HeadStore for Sqlite {
     }
 }
 
-#[async_trait]
-impl ContentStore for Sqlite {
-    async fn read(&self, user_id: UserId) -> Result<Vec<StoredDocument>, StoreError> {
-        self.relational
-            .read(async |connection| {
-                sqlx::query("SELECT * FROM documents WHERE user_id = ?1 ORDER BY kind")
-                    .bind(user_id.0)
-                    .fetch_all(connection)
-                    .await?
-                    .iter()
-                    .map(stored_document)
-                    .collect()
-            })
-            .await
-    }
-
-    async fn apply(
-        &self,
-        key: DocumentKey,
-        version: i64,
-        hash: [u8; 32],
-        content: Option<&str>,
-    ) -> Result<Applied, StoreError> {
-        self.relational
-            .write(async |connection| {
-                let current =
-                    sqlx::query("SELECT * FROM documents WHERE user_id = ?1 AND kind = ?2")
-                        .bind(key.user_id.0)
-                        .bind(key.kind.as_str())
-                        .fetch_optional(&mut *connection)
-                        .await?
-                        .as_ref()
-                        .map(stored_document)
-                        .transpose()?;
-                let Some(current) = current.filter(|current| current.version >= version) else {
-                    put_content(connection, key, version, content).await?;
-                    return Ok(Applied::Done);
-                };
-                let newest = find_head(connection, key)
-                    .await?
-                    .map_or(version, |head| head.version);
-                let is_ours = if current.version == version {
-                    current.hash == hash
-                } else {
-                    current.version <= newest
-                };
-                Ok(if is_ours {
-                    Applied::Done
-                } else {
-                    Applied::Foreign
-                })
-            })
-            .await
-    }
-}
-
-async fn find_head(
+pub(super) async fn find(
     connection: &mut SqliteConnection,
     key: DocumentKey,
 ) -> Result<Option<Head>, sqlx::Error> {
@@ -297,7 +239,7 @@ async fn find_head(
 }
 
 /// Version 0: what the document store had before this platform wrote it. A head that is there is newer.
-async fn import_head(
+async fn import(
     connection: &mut SqliteConnection,
     options: RelationalOptions,
     write: &HeadWrite,
@@ -314,14 +256,14 @@ async fn import_head(
     .execute(&mut *connection)
     .await?;
     if options.holds_documents && imported.rows_affected() == 1 {
-        put_content(connection, write.key, 0, Some(&import.canonical)).await?;
+        content::put(connection, write.key, 0, Some(&import.canonical)).await?;
     }
     Ok(())
 }
 
 /// A new version ends whatever lease there is: who holds it applies an older one. What was set aside stays
 /// so until an operator has looked at it.
-async fn upsert_head(
+async fn upsert(
     connection: &mut SqliteConnection,
     key: DocumentKey,
     head: &Head,
@@ -354,26 +296,6 @@ async fn upsert_head(
     Ok(())
 }
 
-async fn put_content(
-    connection: &mut SqliteConnection,
-    key: DocumentKey,
-    version: i64,
-    canonical: Option<&str>,
-) -> Result<(), sqlx::Error> {
-    sqlx::query(
-        "INSERT INTO documents (user_id, kind, version, canonical) VALUES (?1, ?2, ?3, ?4)
-         ON CONFLICT (user_id, kind) DO UPDATE
-             SET version = excluded.version, canonical = excluded.canonical",
-    )
-    .bind(key.user_id.0)
-    .bind(key.kind.as_str())
-    .bind(version)
-    .bind(canonical)
-    .execute(connection)
-    .await?;
-    Ok(())
-}
-
 fn head_row(row: &SqliteRow) -> Result<Head, sqlx::Error> {
     Ok(Head {
         kind: row.parsed("kind", DocumentKind::from_name)?,
@@ -397,19 +319,5 @@ fn claimed_row(row: &SqliteRow, lease: Uuid) -> Result<Claimed, sqlx::Error> {
         image: row.optional_text("image")?,
         lease,
         attempts: small("attempts", row.integer("attempts")?)?,
-    })
-}
-
-fn stored_document(row: &SqliteRow) -> Result<StoredDocument, sqlx::Error> {
-    let canonical: Option<&str> = row.try_get("canonical")?;
-    let value = canonical.map(|text| json("canonical", text)).transpose()?;
-    Ok(StoredDocument {
-        kind: row.parsed("kind", DocumentKind::from_name)?,
-        version: row.integer("version")?,
-        hash: value
-            .as_ref()
-            .map_or_else(versions::tombstone_hash, content_hash),
-        deleted: value.is_none(),
-        value: value.unwrap_or_default(),
     })
 }
