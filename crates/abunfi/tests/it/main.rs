@@ -21,6 +21,7 @@ mod keys;
 mod ledger;
 mod outbox;
 mod rate_limit;
+mod schema;
 mod sessions;
 mod temp;
 mod transaction;

@@ -120,6 +120,19 @@ macro_rules! on_every_backend {
 }
 pub(crate) use on_every_backend;
 
+/// For what only one of the backends has: its own catalogue, its own settings.
+macro_rules! on_one_backend {
+    ($module:ident, $backend:ident: $($name:ident),+ $(,)?) => {
+        mod $module {
+            $(#[test] fn $name() {
+                let backend = $crate::support::Backend::$backend;
+                $crate::support::run(backend, $crate::support::TOGETHER, super::$name);
+            })+
+        }
+    };
+}
+pub(crate) use on_one_backend;
+
 /// Runs one test on a database of its own, which goes when the test succeeds and stays, named, when not.
 pub(crate) fn run(
     backend: Backend,
