@@ -174,7 +174,7 @@ impl Choice {
             all.push(format!("({})", packages.join(" | ")));
         }
         match self.place {
-            Place::Unit => all.push("(kind(lib) | kind(bin))".to_owned()),
+            Place::Unit => all.push("(kind(lib) | kind(bin) | kind(example))".to_owned()),
             Place::Integration => all.push("kind(test)".to_owned()),
             Place::Both => {}
         }
@@ -199,7 +199,7 @@ impl Choice {
             arguments.extend(["--package".to_owned(), (*package).to_owned()]);
         }
         match self.place {
-            Place::Unit => arguments.extend(["--lib", "--bins"].map(str::to_owned)),
+            Place::Unit => arguments.extend(["--lib", "--bins", "--examples"].map(str::to_owned)),
             Place::Integration => arguments.extend(["--test", "*"].map(str::to_owned)),
             Place::Both => arguments.extend(["--lib", "--bins", "--tests"].map(str::to_owned)),
         }

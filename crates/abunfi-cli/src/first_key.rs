@@ -4,9 +4,9 @@
 //! stored yet; the next start takes that file up again. The other order could leave a stored key that
 //! nobody has ever seen.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{ErrorKind, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use abunfi::DatabaseService;
@@ -93,7 +93,7 @@ fn write_first(path: &Path) -> anyhow::Result<Token> {
 
 /// The token of a start that did not get as far as storing it.
 fn read_first(path: &Path) -> anyhow::Result<Token> {
-    let file = OpenOptions::new().read(true).custom_flags(0).open(path)?;
+    let file = File::open(path)?;
     file.set_permissions(fs::Permissions::from_mode(0o600))?;
     let text = std::io::read_to_string(file)?;
     Token::parse(text.trim())

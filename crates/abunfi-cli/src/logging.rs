@@ -6,12 +6,20 @@ use abunfi::config::LogFormat;
 use abunfi::documents::LogLevel;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::filter::Targets;
-use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::layer::{Identity, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, Registry};
 
 /// Starts logging from `level` up. Called once.
 pub(crate) fn start(level: LogLevel, format: LogFormat) {
+    start_with(level, format, None::<Identity>);
+}
+
+/// The same, with a layer of the caller's beside it, which chooses for itself what it takes.
+pub(crate) fn start_with<L>(level: LogLevel, format: LogFormat, also: Option<L>)
+where
+    L: Layer<Registry> + Send + Sync,
+{
     let is_terminal = std::io::stderr().is_terminal();
     let is_json = match format {
         LogFormat::Json => true,
@@ -24,8 +32,10 @@ pub(crate) fn start(level: LogLevel, format: LogFormat) {
     } else {
         Box::new(lines.with_ansi(is_terminal).with_target(false))
     };
+    let also = also.map(|layer| layer.boxed());
+    let lines = lines.with_filter(filter(level)).boxed();
     tracing_subscriber::registry()
-        .with(lines.with_filter(filter(level)))
+        .with(vec![Some(lines), also])
         .init();
 }
 

@@ -76,7 +76,7 @@ async fn run() -> anyhow::Result<HybridUser> {
     let read = read.context("the user that was just made")?;
     println!("read back from the stores:");
     platform.close().await;
-    Ok(std::sync::Arc::unwrap_or_clone(read.value))
+    Ok(read.value.as_ref().clone())
 }
 
 #[cfg(test)]

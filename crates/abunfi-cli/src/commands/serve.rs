@@ -6,17 +6,21 @@ use std::process::ExitCode;
 
 use abunfi::config::Loaded;
 use abunfi::{Backends, DatabaseService};
+use abunfi_server::log_store::log_store;
 use anyhow::Context;
 use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::first_key::{self, Access};
 use crate::{logging, output};
 
 pub(crate) async fn run(loaded: Loaded, json: bool) -> anyhow::Result<ExitCode> {
     let config = loaded.config;
-    logging::start(config.log_level, config.log_format);
+    let (layer, worker) = config.store_logs_from.map(log_store).unzip();
+    logging::start_with(config.log_level, config.log_format, layer);
     // First of all, so that a service that cannot listen migrates nothing and makes no key.
     let listener = listen(SocketAddr::new(config.host, config.port)).await?;
     let address = listener.local_addr()?;
@@ -31,7 +35,14 @@ pub(crate) async fn run(loaded: Loaded, json: bool) -> anyhow::Result<ExitCode> 
     };
     announce(&platform, address, &access, json)?;
     drop(access);
+    let (stop_writing, writing) = (CancellationToken::new(), TaskTracker::new());
+    if let Some(worker) = worker {
+        writing.spawn(worker.run(platform.clone(), stop_writing.clone()));
+    }
+    writing.close();
     let served = abunfi_server::serve(platform.clone(), listener, stop).await;
+    stop_writing.cancel();
+    writing.wait().await;
     platform.close().await;
     served.context("the service stopped")?;
     tracing::info!("stopped");

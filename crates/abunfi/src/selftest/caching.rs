@@ -1,5 +1,6 @@
 //! The cache and temporary data, under random names that are removed at the end.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -61,10 +62,7 @@ impl<'a> Probe<'a> {
             tokio::time::sleep(Duration::from_millis(20)).await;
             Ok(self.fetched.fetch_add(1, Ordering::SeqCst) + 1)
         };
-        self.platform
-            .cache(&self.key, LIFE, fetch)
-            .await
-            .map(|read| *read)
+        Ok(*self.platform.cache(&self.key, LIFE, fetch).await?)
     }
 
     async fn forget(&self) {
@@ -103,8 +101,9 @@ async fn invalidates(platform: &DatabaseService) -> Found {
 
 async fn errors_pass(platform: &DatabaseService) -> Found {
     let probe = Probe::new(platform);
-    let fetch = async { Err::<u32, _>(std::fmt::Error) };
-    let failed = platform.cache(&probe.key, LIFE, fetch).await;
+    let failed: Result<Arc<u32>, std::fmt::Error> = platform
+        .cache(&probe.key, LIFE, async { Err(std::fmt::Error) })
+        .await;
     ensure(failed.is_err(), "the error was swallowed")?;
     let read = probe.read().await?;
     probe.forget().await;

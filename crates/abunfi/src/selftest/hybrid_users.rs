@@ -11,7 +11,6 @@ use super::runner::{Because, Found, PartRun, ensure, skip};
 use super::sample::{Sample, ensure_inside, rolled_back, undo};
 use crate::DatabaseService;
 use crate::cache::user_tag;
-use crate::clock::{Clock, SystemClock};
 use crate::documents::{DocumentKey, DocumentKind, Error, Expected, HeadWrite, NewDocument};
 use crate::ids::UserId;
 use crate::ledger::Page;
@@ -125,7 +124,7 @@ async fn guards(platform: &DatabaseService) -> Found {
     rolled_back(platform, move |tx| {
         let (platform, refused) = (inner.clone(), Arc::clone(&seen));
         async move {
-            let nobody = UserId::new(SystemClock.now());
+            let nobody = UserId::new(platform.clock().now());
             tx.user(nobody).await?;
             let answer = platform.ledger().balances(nobody).await;
             refused.store(answer.is_err(), Ordering::SeqCst);
@@ -141,7 +140,7 @@ async fn guards(platform: &DatabaseService) -> Found {
 }
 
 async fn finds_nobody(platform: &DatabaseService) -> Found {
-    let nobody = UserId::new(SystemClock.now());
+    let nobody = UserId::new(platform.clock().now());
     for use_cache in [false, true] {
         let found = platform.get_user_by_id(nobody, use_cache).await?;
         ensure(found.is_none(), "somebody was found")?;

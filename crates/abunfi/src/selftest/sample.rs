@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::runner::{Because, Found};
 use crate::DatabaseService;
-use crate::clock::{Clock, SystemClock, Timestamp};
+use crate::clock::Timestamp;
 use crate::context::Context;
 use crate::documents::{NewDocument, preferences};
 use crate::error::Error;
@@ -63,7 +63,7 @@ pub(super) struct Sample {
 
 impl Sample {
     pub(super) fn new(platform: &DatabaseService) -> Result<Self, Because> {
-        let now = SystemClock.now();
+        let now = platform.clock().now();
         let invalid = |_invalid| Because::Failed("the sample is not valid".to_owned());
         // `.invalid` belongs to nobody, by RFC 2606.
         let email = format!("{}@selftest.invalid", random_name());

@@ -7,7 +7,6 @@ use super::Part;
 use super::runner::{Found, PartRun, ensure};
 use super::sample::{Sample, ensure_inside, rolled_back, undo};
 use crate::DatabaseService;
-use crate::clock::{Clock, SystemClock};
 use crate::error::Error as AnyError;
 use crate::ids::{SessionId, UserId, random_bytes};
 use crate::ledger::Page;
@@ -67,7 +66,7 @@ async fn refuses_others(platform: &DatabaseService) -> Found {
 }
 
 async fn needs_user(platform: &DatabaseService) -> Found {
-    let nobody = UserId::new(SystemClock.now());
+    let nobody = UserId::new(platform.clock().now());
     match platform
         .sessions()
         .create(nobody, NewSession::default())
