@@ -1,7 +1,4 @@
-#![allow(
-    clippy::unwrap_used,
-    reason = "a test may stop where it stands"
-)]
+#![allow(clippy::unwrap_used, reason = "a test may stop where it stands")]
 
 use std::collections::HashMap;
 use std::sync::Mutex;
@@ -253,7 +250,10 @@ impl Instance {
 async fn slow_load(
     instance: &Arc<Instance>,
 ) -> (Arc<Notify>, tokio::task::JoinHandle<Cached<Arc<u64>>>) {
-    let (go, began) = (Arc::new(Notify::new()), instance.fetches.load(Ordering::SeqCst));
+    let (go, began) = (
+        Arc::new(Notify::new()),
+        instance.fetches.load(Ordering::SeqCst),
+    );
     let load = tokio::spawn({
         let (instance, go) = (Arc::clone(instance), Arc::clone(&go));
         async move {
@@ -308,7 +308,11 @@ async fn who_asks_after_an_invalidation_does_not_wait_for_the_load_that_it_voide
     assert_eq!(instance.read().await, (2, Hit::Fetched));
     go.notify_one();
     assert_eq!(*old.await.unwrap().value, 1);
-    assert_eq!(instance.read().await, (2, Hit::L1), "and it does not overwrite");
+    assert_eq!(
+        instance.read().await,
+        (2, Hit::L1),
+        "and it does not overwrite"
+    );
 }
 
 #[tokio::test]
@@ -365,7 +369,13 @@ async fn what_was_invalidated_never_stands_in() {
         instance.read().await;
         instance.write().await;
         assert_eq!(instance.read_while_away().await, Err(()));
-        assert!(instance.cache.last_known::<u64>(KEY, &tags()).await.is_none());
+        assert!(
+            instance
+                .cache
+                .last_known::<u64>(KEY, &tags())
+                .await
+                .is_none()
+        );
     }
 }
 
@@ -396,7 +406,10 @@ async fn memory_is_bounded_by_bytes() {
             .unwrap();
     }
     let stats = cache.stats();
-    assert!(stats.l1_bytes <= 100_000 && stats.l1_entries > 20, "{stats:?}");
+    assert!(
+        stats.l1_bytes <= 100_000 && stats.l1_entries > 20,
+        "{stats:?}"
+    );
 }
 
 #[tokio::test]
@@ -464,7 +477,11 @@ async fn what_l2_could_not_be_told_does_not_come_back() {
     assert_eq!(a.read().await, (2, Hit::Fetched), "round L2");
     tokio::time::sleep(Duration::from_millis(600)).await;
     world.clock.advance(Duration::from_secs(2));
-    assert_eq!(a.read().await, (2, Hit::Fetched), "L2 was told, and is empty");
+    assert_eq!(
+        a.read().await,
+        (2, Hit::Fetched),
+        "L2 was told, and is empty"
+    );
     world.clock.advance(Duration::from_secs(2));
     assert_eq!(a.read().await, (2, Hit::L2), "and is used again");
 }
@@ -518,7 +535,11 @@ async fn too_much_to_tell_empties_l2() {
     a.cache.invalidate(&more, &[]).await;
     l2.away.store(false, Ordering::SeqCst);
     world.clock.advance(Duration::from_secs(2));
-    assert_eq!(a.read().await, (1, Hit::Fetched), "nothing in L2 is trusted");
+    assert_eq!(
+        a.read().await,
+        (1, Hit::Fetched),
+        "nothing in L2 is trusted"
+    );
     tokio::time::sleep(Duration::from_millis(600)).await;
     assert_eq!(l2.flushes.load(Ordering::SeqCst), 1);
     assert!(l2.server.entries.lock().unwrap().is_empty());
@@ -583,7 +604,10 @@ async fn writers_and_readers_at_once_never_read_behind_a_write_that_was_answered
     for task in tasks {
         task.await.unwrap();
     }
-    assert!(world.version.load(Ordering::SeqCst) > 1_000, "enough was written");
+    assert!(
+        world.version.load(Ordering::SeqCst) > 1_000,
+        "enough was written"
+    );
     let hits = a.cache.stats().l1_hits + a.cache.stats().l2_hits;
     assert!(hits > 0, "and something was cached");
 }

@@ -20,6 +20,7 @@ use uuid::Uuid;
 
 mod content;
 mod mongodb;
+mod relational;
 
 /// What holds developers' data and logs, over one fresh database.
 #[derive(Debug, Clone)]

@@ -29,6 +29,8 @@ pub(crate) struct Relational {
     pub(crate) keys: Arc<dyn keys::Store>,
     pub(crate) outbox: Arc<dyn outbox::Store>,
     pub(crate) transactions: Arc<dyn transaction::Store>,
+    pub(crate) dev_data: Arc<dyn documents::DevDataStore>,
+    pub(crate) logs: Arc<dyn documents::LogStore>,
     /// The database itself, past the adapter.
     pub(crate) raw: Raw,
 }
@@ -44,6 +46,8 @@ impl Relational {
             + keys::Store
             + outbox::Store
             + transaction::Store
+            + documents::DevDataStore
+            + documents::LogStore
             + 'static,
     {
         Self {
@@ -55,7 +59,9 @@ impl Relational {
             sessions: store.clone(),
             keys: store.clone(),
             outbox: store.clone(),
-            transactions: store,
+            transactions: store.clone(),
+            dev_data: store.clone(),
+            logs: store,
             raw,
         }
     }

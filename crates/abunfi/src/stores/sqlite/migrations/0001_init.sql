@@ -287,10 +287,10 @@ CREATE INDEX document_heads_images_idx ON document_heads (applied_at) WHERE imag
 
 -- Raised by hand after a restore, so that new versions are newer than all that the document store has seen.
 CREATE TABLE document_epoch (
-    only  INTEGER NOT NULL DEFAULT 1,
-    epoch INTEGER NOT NULL DEFAULT 0,
-    CONSTRAINT document_epoch_pkey PRIMARY KEY (only),
-    CONSTRAINT document_epoch_only_check CHECK (only = 1)
+    is_only INTEGER NOT NULL DEFAULT 1,
+    epoch   INTEGER NOT NULL DEFAULT 0,
+    CONSTRAINT document_epoch_pkey PRIMARY KEY (is_only),
+    CONSTRAINT document_epoch_only_check CHECK (is_only = 1)
 ) STRICT;
 INSERT INTO document_epoch DEFAULT VALUES;
 
