@@ -25,6 +25,8 @@ pub(crate) struct Relational {
     pub(crate) ledger: Arc<dyn ledger::Store>,
     pub(crate) audit: Arc<dyn audit::Store>,
     pub(crate) heads: Arc<dyn documents::HeadStore>,
+    pub(crate) dev_data: Arc<dyn documents::DevDataStore>,
+    pub(crate) logs: Arc<dyn documents::LogStore>,
     pub(crate) sessions: Arc<dyn sessions::Store>,
     pub(crate) keys: Arc<dyn keys::Store>,
     pub(crate) outbox: Arc<dyn outbox::Store>,
@@ -42,6 +44,8 @@ impl Relational {
             + ledger::Store
             + audit::Store
             + documents::HeadStore
+            + documents::DevDataStore
+            + documents::LogStore
             + sessions::Store
             + keys::Store
             + outbox::Store
@@ -56,6 +60,8 @@ impl Relational {
             ledger: store.clone(),
             audit: store.clone(),
             heads: store.clone(),
+            dev_data: store.clone(),
+            logs: store.clone(),
             sessions: store.clone(),
             keys: store.clone(),
             outbox: store.clone(),
