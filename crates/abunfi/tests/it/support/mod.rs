@@ -31,6 +31,8 @@ pub(crate) struct Relational {
     pub(crate) keys: Arc<dyn keys::Store>,
     pub(crate) outbox: Arc<dyn outbox::Store>,
     pub(crate) transactions: Arc<dyn transaction::Store>,
+    pub(crate) dev_data: Arc<dyn documents::DevDataStore>,
+    pub(crate) logs: Arc<dyn documents::LogStore>,
     /// The database itself, past the adapter.
     pub(crate) raw: Raw,
 }
@@ -48,6 +50,8 @@ impl Relational {
             + keys::Store
             + outbox::Store
             + transaction::Store
+            + documents::DevDataStore
+            + documents::LogStore
             + 'static,
     {
         Self {
@@ -61,7 +65,9 @@ impl Relational {
             sessions: store.clone(),
             keys: store.clone(),
             outbox: store.clone(),
-            transactions: store,
+            transactions: store.clone(),
+            dev_data: store.clone(),
+            logs: store,
             raw,
         }
     }
