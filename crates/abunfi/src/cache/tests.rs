@@ -18,10 +18,13 @@ fn tags() -> Vec<String> {
     vec!["user".to_owned()]
 }
 
+/// A value and a lease.
+type Entry = (Option<Stored>, Option<LeaseToken>);
+
 /// What an L2 server holds, shared by the instances that reach it.
 #[derive(Debug, Default)]
 struct Server {
-    entries: Mutex<HashMap<String, (Option<Stored>, Option<LeaseToken>)>>,
+    entries: Mutex<HashMap<String, Entry>>,
     instances: Mutex<Vec<broadcast::Sender<Notice>>>,
 }
 
@@ -200,7 +203,7 @@ impl World {
     }
 
     fn instance(&self, l2: Option<Arc<L2>>, shared: bool) -> Instance {
-        let store = l2.clone().map(|l2| l2 as Arc<dyn Store>);
+        let store = l2.clone().map(|l2| -> Arc<dyn Store> { l2 });
         Instance {
             cache: Cache::new(store, self.clock.clone(), CacheConfig::default(), shared),
             l2,

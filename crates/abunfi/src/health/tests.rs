@@ -67,7 +67,7 @@ fn service() -> (Service, [Arc<Stub>; 3]) {
         StoreKind::KeyValue,
     ]
     .map(Stub::new);
-    let probes = stubs.iter().map(|stub| Arc::clone(stub) as Arc<dyn Probe>);
+    let probes = stubs.iter().map(|stub| -> Arc<dyn Probe> { stub.clone() });
     (Service::new(probes.collect()), stubs)
 }
 

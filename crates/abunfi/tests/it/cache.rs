@@ -207,7 +207,7 @@ impl Instance {
     }
 
     fn over(store: &RedisStore, version: &Arc<AtomicU64>) -> Self {
-        let l2 = Some(Arc::new(store.clone()) as Arc<dyn Store>);
+        let l2: Option<Arc<dyn Store>> = Some(Arc::new(store.clone()));
         let config = CacheConfig {
             // Only notices and notes keep L1 right here.
             l1_shared_ttl_ms: 60_000,
