@@ -15,7 +15,7 @@ use crate::error::{Error, StoreError, StoreKind};
 use crate::health::Probe;
 use crate::ids::UserId;
 use crate::ledger::Asset;
-use crate::stores::memory::MemoryStore;
+use crate::stores::memory::Memory;
 use crate::stores::mongodb::MongoDb;
 use crate::stores::redis::RedisStore;
 use crate::users::{HybridUser, Served};
@@ -118,7 +118,7 @@ impl DatabaseService {
                 reason: "1 to 12 of A-Z and 0-9".to_owned(),
             })?;
         let relational = Relational::open(&config).await?;
-        let memory = MemoryStore::new(Arc::clone(&clock));
+        let memory = Memory::new(Arc::clone(&clock));
         let key_value = match &config.redis_url {
             Some(url) => {
                 let redis = Arc::new(RedisStore::connect(url.expose(), &config.redis).await?);

@@ -20,6 +20,8 @@ use crate::ledger::words;
 
 pub mod canonical;
 mod error;
+#[cfg(test)]
+pub(crate) mod fakes;
 pub mod merge_patch;
 pub mod parse;
 pub mod preferences;
@@ -28,6 +30,8 @@ mod records;
 mod relay;
 mod service;
 mod store;
+#[cfg(test)]
+mod tests;
 pub mod versions;
 
 pub use error::Error;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::*;
 use crate::clock::{ManualClock, Timestamp};
 use crate::error::StoreKind;
-use crate::stores::memory::MemoryStore;
+use crate::stores::memory::Memory;
 
 #[derive(Debug)]
 struct Away;
@@ -39,7 +39,7 @@ fn service(store: Option<Arc<dyn Store>>, instances: u32) -> (Service, Arc<Manua
     let clock = Arc::new(ManualClock::at(Timestamp::from_micros(
         1_790_000_000_000_000,
     )));
-    let memory: Arc<dyn Store> = Arc::new(MemoryStore::new(clock.clone()));
+    let memory: Arc<dyn Store> = Arc::new(Memory::new(clock.clone()));
     let store = store.unwrap_or_else(|| Arc::clone(&memory));
     (Service::new(store, memory, policies(), instances), clock)
 }

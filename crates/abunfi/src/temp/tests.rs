@@ -7,13 +7,13 @@ use serde_json::json;
 
 use super::*;
 use crate::clock::{ManualClock, Timestamp};
-use crate::stores::memory::MemoryStore;
+use crate::stores::memory::Memory;
 
 fn service() -> (Service, Arc<ManualClock>) {
     let clock = Arc::new(ManualClock::at(Timestamp::from_micros(
         1_790_000_000_000_000,
     )));
-    let store = Arc::new(MemoryStore::new(clock.clone()));
+    let store = Arc::new(Memory::new(clock.clone()));
     (Service::new(store, clock.clone()), clock)
 }
 

@@ -17,6 +17,8 @@ pub mod rules;
 mod served;
 mod service;
 mod store;
+#[cfg(test)]
+mod tests;
 
 pub use error::Error;
 pub use identity::{Email, IdentityKind, Name, Phone, ReferralCode, SocialId, WalletAddress};

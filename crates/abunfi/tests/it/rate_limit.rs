@@ -6,7 +6,7 @@ use std::time::Duration;
 use abunfi::clock::SystemClock;
 use abunfi::config::RedisConfig;
 use abunfi::rate_limit::{Store, gcra};
-use abunfi::stores::memory::MemoryStore;
+use abunfi::stores::memory::Memory;
 use abunfi::stores::redis::RedisStore;
 use abunfi_testkit::{servers, unique_name};
 
@@ -21,7 +21,7 @@ async fn redis_store() -> Arc<dyn Store> {
 }
 
 fn memory_store() -> Arc<dyn Store> {
-    Arc::new(MemoryStore::new(Arc::new(SystemClock)))
+    Arc::new(Memory::new(Arc::new(SystemClock)))
 }
 
 /// Long enough that nothing comes back while a test runs.

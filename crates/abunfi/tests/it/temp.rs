@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use abunfi::clock::{Clock, SystemClock};
 use abunfi::config::RedisConfig;
-use abunfi::stores::memory::MemoryStore;
+use abunfi::stores::memory::Memory;
 use abunfi::stores::redis::RedisStore;
 use abunfi::temp::{Store, TempValue};
 use abunfi_testkit::{servers, unique_name};
@@ -24,7 +24,7 @@ async fn redis_store() -> Arc<dyn Store> {
 }
 
 fn memory_store() -> Arc<dyn Store> {
-    Arc::new(MemoryStore::new(Arc::new(SystemClock)))
+    Arc::new(Memory::new(Arc::new(SystemClock)))
 }
 
 fn value(value: Value, ttl: Duration) -> TempValue {

@@ -13,13 +13,13 @@ mod tests;
 
 /// Cheap to clone; all clones are one store.
 #[derive(Debug, Clone)]
-pub struct MemoryStore {
+pub struct Memory {
     clock: SharedClock,
     limits: Arc<rate_limit::Limits>,
     temp: Arc<temp::Values>,
 }
 
-impl MemoryStore {
+impl Memory {
     #[must_use]
     pub fn new(clock: SharedClock) -> Self {
         Self {

@@ -1,12 +1,12 @@
 use async_trait::async_trait;
 use serde_json::{Value, json};
 
-use super::{MemoryStore, rate_limit, temp};
+use super::{Memory, rate_limit, temp};
 use crate::error::{StoreError, StoreKind};
 use crate::health::Probe;
 
 #[async_trait]
-impl Probe for MemoryStore {
+impl Probe for Memory {
     fn kind(&self) -> StoreKind {
         StoreKind::KeyValue
     }

@@ -3,7 +3,7 @@ use std::sync::{Mutex, PoisonError};
 
 use async_trait::async_trait;
 
-use super::MemoryStore;
+use super::Memory;
 use crate::error::StoreError;
 use crate::rate_limit::{Store, gcra};
 
@@ -18,7 +18,7 @@ const SWEPT_PART: usize = 10;
 pub(super) struct Limits(Mutex<HashMap<String, i64>>);
 
 #[async_trait]
-impl Store for MemoryStore {
+impl Store for Memory {
     async fn check(
         &self,
         key: &str,

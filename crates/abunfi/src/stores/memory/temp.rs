@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::MemoryStore;
+use super::Memory;
 use crate::clock::Timestamp;
 use crate::error::{StoreError, StoreKind};
 use crate::temp::{Store, TempValue};
@@ -35,7 +35,7 @@ struct Held {
 }
 
 #[async_trait]
-impl Store for MemoryStore {
+impl Store for Memory {
     async fn put(&self, key: &str, value: &TempValue, ttl: Duration) -> Result<(), StoreError> {
         let now = self.clock.now();
         let held = Held {

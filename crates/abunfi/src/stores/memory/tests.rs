@@ -12,11 +12,11 @@ use crate::health::Probe;
 use crate::rate_limit::{Store as _, gcra};
 use crate::temp::{Store as _, TempValue};
 
-fn store() -> (MemoryStore, Arc<ManualClock>) {
+fn store() -> (Memory, Arc<ManualClock>) {
     let clock = Arc::new(ManualClock::at(Timestamp::from_micros(
         1_790_000_000_000_000,
     )));
-    (MemoryStore::new(clock.clone()), clock)
+    (Memory::new(clock.clone()), clock)
 }
 
 fn value(text: String, clock: &ManualClock) -> TempValue {

@@ -18,6 +18,8 @@ use abunfi::ledger::Page;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
+use crate::support::{Relational, on_every_backend};
+
 mod content;
 mod mongodb;
 
@@ -29,6 +31,16 @@ pub(crate) struct Records {
     /// It is MongoDB's stand-in, which takes `-0.0` for `0.0` and refuses arrays inside arrays. All
     /// others keep every value.
     pub(crate) is_stand_in: bool,
+}
+
+impl Records {
+    fn of(stores: &Relational) -> Self {
+        Self {
+            dev_data: stores.dev_data.clone(),
+            logs: stores.logs.clone(),
+            is_stand_in: false,
+        }
+    }
 }
 
 /// Calls `$each!` with every test of this file that all backends must pass.
@@ -55,6 +67,21 @@ macro_rules! records_tests {
     };
 }
 pub(crate) use records_tests;
+
+/// The same on the relational backends.
+mod relational {
+    use super::*;
+
+    macro_rules! on_relational {
+        ($($name:ident),+ $(,)?) => {
+            on_every_backend!($($name),+);
+            $(async fn $name(stores: &Relational) {
+                super::$name(&Records::of(stores)).await;
+            })+
+        };
+    }
+    records_tests!(on_relational);
+}
 
 /// 2100-01-01T00:00:00Z, and so many seconds: far from now, so that no server's own expiry interferes.
 pub(crate) fn at(seconds: i64) -> Timestamp {

@@ -14,7 +14,7 @@ pub(crate) mod make;
 pub(crate) mod random;
 mod raw;
 
-pub(crate) use backends::Backend;
+pub(crate) use backends::{Backend, POOL_SIZE};
 pub(crate) use raw::Raw;
 
 /// Every domain's handle on one relational store, over one fresh database.
@@ -25,6 +25,8 @@ pub(crate) struct Relational {
     pub(crate) ledger: Arc<dyn ledger::Store>,
     pub(crate) audit: Arc<dyn audit::Store>,
     pub(crate) heads: Arc<dyn documents::HeadStore>,
+    pub(crate) dev_data: Arc<dyn documents::DevDataStore>,
+    pub(crate) logs: Arc<dyn documents::LogStore>,
     pub(crate) sessions: Arc<dyn sessions::Store>,
     pub(crate) keys: Arc<dyn keys::Store>,
     pub(crate) outbox: Arc<dyn outbox::Store>,
@@ -40,6 +42,8 @@ impl Relational {
             + ledger::Store
             + audit::Store
             + documents::HeadStore
+            + documents::DevDataStore
+            + documents::LogStore
             + sessions::Store
             + keys::Store
             + outbox::Store
@@ -52,6 +56,8 @@ impl Relational {
             ledger: store.clone(),
             audit: store.clone(),
             heads: store.clone(),
+            dev_data: store.clone(),
+            logs: store.clone(),
             sessions: store.clone(),
             keys: store.clone(),
             outbox: store.clone(),
@@ -75,14 +81,25 @@ pub(crate) const APART: RelationalOptions = RelationalOptions {
     ..TOGETHER
 };
 
-/// Makes of each function one test for every backend. `apart` as the first word: with documents in a store
-/// of their own.
+/// There is no second level of the cache, so nothing is to be invalidated there.
+pub(crate) const WITHOUT_OUTBOX: RelationalOptions = RelationalOptions {
+    outbox: false,
+    ..TOGETHER
+};
+
+/// Makes of each function one test for every backend. `apart` or `without_outbox` as the first word: with
+/// [`APART`] or [`WITHOUT_OUTBOX`] instead of [`TOGETHER`].
 macro_rules! on_every_backend {
     (apart: $($name:ident),+ $(,)?) => {
         mod apart {
-            #[allow(unused_imports, reason = "what a test needs lies one level further up")]
-            use super::*;
+            $(use super::$name;)+
             $crate::support::on_every_backend!(@ $crate::support::APART; $($name),+);
+        }
+    };
+    (without_outbox: $($name:ident),+ $(,)?) => {
+        mod without_outbox {
+            $(use super::$name;)+
+            $crate::support::on_every_backend!(@ $crate::support::WITHOUT_OUTBOX; $($name),+);
         }
     };
     (@ $options:expr; $($name:ident),+) => {
@@ -102,6 +119,19 @@ macro_rules! on_every_backend {
     };
 }
 pub(crate) use on_every_backend;
+
+/// For what only one of the backends has: its own catalogue, its own settings.
+macro_rules! on_one_backend {
+    ($module:ident, $backend:ident: $($name:ident),+ $(,)?) => {
+        mod $module {
+            $(#[test] fn $name() {
+                let backend = $crate::support::Backend::$backend;
+                $crate::support::run(backend, $crate::support::TOGETHER, super::$name);
+            })+
+        }
+    };
+}
+pub(crate) use on_one_backend;
 
 /// Runs one test on a database of its own, which goes when the test succeeds and stays, named, when not.
 pub(crate) fn run(
