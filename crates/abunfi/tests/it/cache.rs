@@ -48,8 +48,15 @@ fn stored(value: &str, fresh_for: Duration) -> Stored {
 
 /// Takes the lease and fills.
 async fn fill(store: &RedisStore, key: &str, value: &Stored) {
-    let found = store.get_or_lease(key, &tags(), [1; 16], LEASE).await.unwrap();
-    let (Lookup::Leased(token) | Lookup::Stale { lease: Some(token), .. }) = found else {
+    let found = store
+        .get_or_lease(key, &tags(), [1; 16], LEASE)
+        .await
+        .unwrap();
+    let (Lookup::Leased(token)
+    | Lookup::Stale {
+        lease: Some(token), ..
+    }) = found
+    else {
         panic!("no lease but {found:?}");
     };
     assert!(store.fill(key, token, value, KEEP).await.unwrap());
@@ -84,7 +91,11 @@ async fn leases_go_to_one(store: &RedisStore) {
     };
     assert!(!store.fill("leases", [2; 16], &value, KEEP).await.unwrap());
     store.release("leases", [2; 16]).await.unwrap();
-    assert_eq!(look(2).await.unwrap(), Lookup::Busy, "not one's own to give back");
+    assert_eq!(
+        look(2).await.unwrap(),
+        Lookup::Busy,
+        "not one's own to give back"
+    );
     store.release("leases", [1; 16]).await.unwrap();
     assert!(!store.fill("leases", [1; 16], &value, KEEP).await.unwrap());
     assert_eq!(look(2).await.unwrap(), Lookup::Leased([2; 16]));
@@ -93,10 +104,16 @@ async fn leases_go_to_one(store: &RedisStore) {
     assert_eq!(store.get("leases", &[]).await.unwrap(), Some(value));
     assert_eq!(store.get("another", &[]).await.unwrap(), None);
     let brief = Duration::from_millis(50);
-    let taken = store.get_or_lease("brief", &[], [1; 16], brief).await.unwrap();
+    let taken = store
+        .get_or_lease("brief", &[], [1; 16], brief)
+        .await
+        .unwrap();
     assert_eq!(taken, Lookup::Leased([1; 16]));
     tokio::time::sleep(brief * 2).await;
-    let again = store.get_or_lease("brief", &[], [2; 16], brief).await.unwrap();
+    let again = store
+        .get_or_lease("brief", &[], [2; 16], brief)
+        .await
+        .unwrap();
     assert_eq!(again, Lookup::Leased([2; 16]), "a lease runs out");
 }
 
@@ -113,8 +130,15 @@ async fn invalidations_void_values_and_leases(store: &RedisStore) {
         let leased = store.get_or_lease(KEY, &all, [7; 16], LEASE).await.unwrap();
         assert_eq!(leased, Lookup::Leased([7; 16]));
         store.invalidate(&keys, &tags).await.unwrap();
-        store.fill(KEY, [7; 16], &stored("old", TTL), KEEP).await.unwrap();
-        assert_eq!(store.get(KEY, &all).await.unwrap(), None, "{keys:?} {tags:?}");
+        store
+            .fill(KEY, [7; 16], &stored("old", TTL), KEEP)
+            .await
+            .unwrap();
+        assert_eq!(
+            store.get(KEY, &all).await.unwrap(),
+            None,
+            "{keys:?} {tags:?}"
+        );
         // And nobody is kept waiting by the lease that was voided.
         let next = store.get_or_lease(KEY, &all, [8; 16], LEASE).await.unwrap();
         assert_eq!(next, Lookup::Leased([8; 16]));
@@ -146,17 +170,28 @@ async fn stale_values_are_refreshed_by_one(store: &RedisStore) {
     };
     assert_eq!(look(2).await, other);
     assert_eq!(store.get("stale", &tags()).await.unwrap(), Some(value));
-    assert!(store.fill("stale", [1; 16], &stored("2", TTL), KEEP).await.unwrap());
+    assert!(
+        store
+            .fill("stale", [1; 16], &stored("2", TTL), KEEP)
+            .await
+            .unwrap()
+    );
     assert!(matches!(look(3).await, Lookup::Fresh(Stored { value, .. }) if value == "2"));
 }
 
 async fn everything_can_be_dropped(store: &RedisStore) {
     fill(store, KEY, &stored("1", TTL)).await;
-    let leased = store.get_or_lease("leased", &tags(), [1; 16], LEASE).await.unwrap();
+    let leased = store
+        .get_or_lease("leased", &tags(), [1; 16], LEASE)
+        .await
+        .unwrap();
     assert_eq!(leased, Lookup::Leased([1; 16]));
     store.flush().await.unwrap();
     assert_eq!(store.get(KEY, &tags()).await.unwrap(), None);
-    store.fill("leased", [1; 16], &stored("1", TTL), KEEP).await.unwrap();
+    store
+        .fill("leased", [1; 16], &stored("1", TTL), KEEP)
+        .await
+        .unwrap();
     assert_eq!(store.get("leased", &tags()).await.unwrap(), None);
 }
 
@@ -237,7 +272,10 @@ async fn nobody_reads_behind(url: &str, prefix: &str, rounds: usize) {
     for instance in [&a, &b] {
         assert_eq!(instance.read().await.0, last);
         let stats = instance.cache.stats();
-        assert!(stats.l1_hits > 0 && stats.l2_hits + stats.misses > 0, "{stats:?}");
+        assert!(
+            stats.l1_hits > 0 && stats.l2_hits + stats.misses > 0,
+            "{stats:?}"
+        );
     }
 }
 
@@ -251,10 +289,16 @@ mod redis {
     async fn l2_keeps_its_promises() {
         let store = connect(&servers::require_redis_url(), &unique_name()).await;
         keeps_its_promises(&store).await;
-        let refused = store.get_or_lease(KEY, &tags(), [1; 16], LEASE).await.unwrap();
+        let refused = store
+            .get_or_lease(KEY, &tags(), [1; 16], LEASE)
+            .await
+            .unwrap();
         assert_eq!(refused, Lookup::Leased([1; 16]));
         store.invalidate(&[], &tags()).await.unwrap();
-        let filled = store.fill(KEY, [1; 16], &stored("1", TTL), KEEP).await.unwrap();
+        let filled = store
+            .fill(KEY, [1; 16], &stored("1", TTL), KEEP)
+            .await
+            .unwrap();
         assert!(!filled, "on one server the refusal is told");
     }
 
@@ -297,7 +341,10 @@ mod redis {
         let store = connect(&server.url(), "p").await;
         let a = Instance::over(&store, &version);
         assert_eq!(a.read().await, (1, Hit::Fetched));
-        let mut client = ::redis::Client::open(server.url()).unwrap().get_connection().unwrap();
+        let mut client = ::redis::Client::open(server.url())
+            .unwrap()
+            .get_connection()
+            .unwrap();
         // The server will come back with this, the state before the write.
         ::redis::cmd("SAVE").exec(&mut client).unwrap();
         assert_eq!(a.write().await, 2);
@@ -306,10 +353,16 @@ mod redis {
         assert_eq!(a.write().await, 3);
         assert_eq!(a.read().await, (3, Hit::Fetched), "without L2");
         server.start_again().unwrap();
-        let mut client = ::redis::Client::open(server.url()).unwrap().get_connection().unwrap();
+        let mut client = ::redis::Client::open(server.url())
+            .unwrap()
+            .get_connection()
+            .unwrap();
         let keys: u64 = ::redis::cmd("DBSIZE").query(&mut client).unwrap();
         assert!(keys > 0, "the old state is back");
-        eventually("the connection is back", async || store.get("x", &[]).await.is_ok()).await;
+        eventually("the connection is back", async || {
+            store.get("x", &[]).await.is_ok()
+        })
+        .await;
         let b = Instance::over(&store, &version);
         assert_eq!(b.read().await.0, 3, "nothing comes back");
         eventually("L2 serves again", async || {
@@ -337,7 +390,10 @@ mod redis {
         assert_eq!(a.read().await, (2, Hit::Fetched));
         assert!(began.elapsed() < Duration::from_secs(2), "it does not hang");
         server.thaw();
-        eventually("the connection is back", async || store.get("x", &[]).await.is_ok()).await;
+        eventually("the connection is back", async || {
+            store.get("x", &[]).await.is_ok()
+        })
+        .await;
         eventually("L2 has been told", async || {
             let l2 = store.get(KEY, &tags()).await;
             matches!(l2, Ok(None)) || matches!(l2, Ok(Some(stored)) if stored.value == "2")
@@ -373,7 +429,10 @@ mod redis {
         assert!(began.elapsed() < Duration::from_millis(500));
         server.start_again().unwrap();
         let policy = abunfi::rate_limit::gcra::Policy::new(5, TTL).unwrap();
-        eventually("it is used", async || store.check("k", policy, 1).await.is_ok()).await;
+        eventually("it is used", async || {
+            store.check("k", policy, 1).await.is_ok()
+        })
+        .await;
     }
 
     mod cluster {
@@ -428,13 +487,26 @@ mod redis {
                     Own::start_with(Node(redis)).unwrap()
                 })
                 .collect();
-            let hosts: Vec<_> = nodes.iter().map(|node| node.address().to_string()).collect();
+            let hosts: Vec<_> = nodes
+                .iter()
+                .map(|node| node.address().to_string())
+                .collect();
             let bounds = [(0, 5_460), (5_461, 10_922), (10_923, 16_383)];
-            let mut first = ::redis::Client::open(nodes[0].url()).unwrap().get_connection().unwrap();
+            let mut first = ::redis::Client::open(nodes[0].url())
+                .unwrap()
+                .get_connection()
+                .unwrap();
             for (node, (from, to)) in nodes.iter().zip(bounds) {
-                let mut client = ::redis::Client::open(node.url()).unwrap().get_connection().unwrap();
+                let mut client = ::redis::Client::open(node.url())
+                    .unwrap()
+                    .get_connection()
+                    .unwrap();
                 let mut add = ::redis::cmd("CLUSTER");
-                add.arg("ADDSLOTSRANGE").arg(from).arg(to).exec(&mut client).unwrap();
+                add.arg("ADDSLOTSRANGE")
+                    .arg(from)
+                    .arg(to)
+                    .exec(&mut client)
+                    .unwrap();
                 let info: String = ::redis::cmd("CONFIG")
                     .arg("GET")
                     .arg("cluster-port")
@@ -443,13 +515,22 @@ mod redis {
                     .pop()
                     .unwrap();
                 let mut meet = ::redis::cmd("CLUSTER");
-                meet.arg("MEET").arg("127.0.0.1").arg(node.address().port()).arg(info);
+                meet.arg("MEET")
+                    .arg("127.0.0.1")
+                    .arg(node.address().port())
+                    .arg(info);
                 meet.exec(&mut first).unwrap();
             }
             eventually("the cluster is formed", async || {
                 nodes.iter().all(|node| {
-                    let mut client = ::redis::Client::open(node.url()).unwrap().get_connection().unwrap();
-                    let info: String = ::redis::cmd("CLUSTER").arg("INFO").query(&mut client).unwrap();
+                    let mut client = ::redis::Client::open(node.url())
+                        .unwrap()
+                        .get_connection()
+                        .unwrap();
+                    let info: String = ::redis::cmd("CLUSTER")
+                        .arg("INFO")
+                        .query(&mut client)
+                        .unwrap();
                     info.contains("cluster_state:ok") && info.contains("cluster_known_nodes:3")
                 })
             })
@@ -470,7 +551,10 @@ mod redis {
             // A node goes and comes back with what it had: the whole cache is forgotten.
             fill(&store, "before", &stored("1", TTL)).await;
             for node in &mut nodes {
-                let mut client = ::redis::Client::open(node.url()).unwrap().get_connection().unwrap();
+                let mut client = ::redis::Client::open(node.url())
+                    .unwrap()
+                    .get_connection()
+                    .unwrap();
                 ::redis::cmd("SAVE").exec(&mut client).unwrap();
             }
             nodes[1].kill();

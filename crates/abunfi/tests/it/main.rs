@@ -14,8 +14,15 @@
 mod support;
 
 mod audit;
+mod cache;
 mod documents_content;
+mod documents_heads;
 mod keys;
 mod ledger;
+mod outbox;
+mod rate_limit;
+mod schema;
 mod sessions;
+mod temp;
+mod transaction;
 mod users;

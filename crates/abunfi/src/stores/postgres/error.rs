@@ -126,3 +126,91 @@ pub(super) fn outcome_unknown(reason: impl fmt::Display) -> StoreError {
         reason: reason.to_string(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::borrow::Cow;
+
+    use sqlx::error::{DatabaseError, ErrorKind};
+
+    use super::*;
+
+    /// What a server may answer.
+    #[derive(Debug, thiserror::Error)]
+    #[error("{0}")]
+    struct Answer(&'static str);
+
+    impl DatabaseError for Answer {
+        fn message(&self) -> &str {
+            "the message"
+        }
+        fn code(&self) -> Option<Cow<'_, str>> {
+            Some(Cow::Borrowed(self.0))
+        }
+        fn as_error(&self) -> &(dyn std::error::Error + Send + Sync + 'static) {
+            self
+        }
+        fn as_error_mut(&mut self) -> &mut (dyn std::error::Error + Send + Sync + 'static) {
+            self
+        }
+        fn into_error(self: Box<Self>) -> Box<dyn std::error::Error + Send + Sync + 'static> {
+            self
+        }
+        fn constraint(&self) -> Option<&str> {
+            Some("users_pkey")
+        }
+        fn kind(&self) -> ErrorKind {
+            ErrorKind::Other
+        }
+    }
+
+    fn answer(code: &'static str) -> sqlx::Error {
+        Answer(code).into()
+    }
+
+    #[test]
+    fn conflicts_may_be_run_again() {
+        for code in ["40001", "40P01"] {
+            let error = classify(&answer(code));
+            assert!(matches!(error, StoreError::Conflict { .. }), "{code}");
+        }
+    }
+
+    #[test]
+    fn a_server_that_goes_or_is_gone_is_away_and_its_connection_lost() {
+        for code in ["57P01", "57P02", "57P03", "08006", "08P01"] {
+            let error = answer(code);
+            assert!(
+                matches!(classify(&error), StoreError::Unavailable { .. }),
+                "{code}"
+            );
+            assert!(is_lost(&error), "{code}");
+        }
+        let error = sqlx::Error::Io(std::io::ErrorKind::ConnectionReset.into());
+        assert!(matches!(classify(&error), StoreError::Unavailable { .. }));
+        assert!(is_lost(&error));
+    }
+
+    #[test]
+    fn what_passes_is_overload_and_leaves_the_connection_whole() {
+        for code in ["55P03", "53300"] {
+            let error = answer(code);
+            assert!(
+                matches!(classify(&error), StoreError::Overloaded { .. }),
+                "{code}"
+            );
+            assert!(!is_lost(&error), "{code}");
+        }
+    }
+
+    #[test]
+    fn what_nobody_expects_is_reported_with_its_code() {
+        let error = answer("42703");
+        assert_eq!(
+            classify(&error).to_string(),
+            "postgresql: unexpected: the message (SQLSTATE 42703)"
+        );
+        assert!(!is_lost(&error));
+        assert_eq!(constraint(&error), Some("users_pkey"));
+    }
+}

@@ -403,3 +403,123 @@ fn pause(attempt: u32) -> Duration {
     let bound = FIRST_PAUSE_MICROS << attempt.min(8);
     Duration::from_micros(u64::from_le_bytes(random_bytes()) % bound)
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(
+        clippy::unwrap_used,
+        clippy::panic,
+        reason = "a test may stop where it stands"
+    )]
+
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    fn lane(port: u16, config: &PostgresConfig) -> Lane {
+        let options = sqlx::postgres::PgConnectOptions::new_without_pgpass()
+            .host("127.0.0.1")
+            .port(port);
+        let pool = Pool::new(
+            options,
+            config.max_connections,
+            Duration::from_millis(config.acquire_timeout_ms),
+        );
+        let breaker = Arc::new(Breaker::new(StoreKind::Relational));
+        Lane::new(pool, breaker, config, false)
+    }
+
+    async fn ask(lane: &Lane) -> Result<(), StoreError> {
+        lane.read(|connection| {
+            scoped(async move { sqlx::query("SELECT 1").execute(connection).await.map(drop) })
+        })
+        .await
+    }
+
+    #[tokio::test]
+    async fn a_server_that_refuses_connections_is_away_at_once() {
+        // Bound and let go of: nobody listens there.
+        let port = {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            listener.local_addr().unwrap().port()
+        };
+        let lane = lane(port, &PostgresConfig::default());
+        let started = Instant::now();
+        for _ in 0..10 {
+            let error = ask(&lane).await.unwrap_err();
+            assert!(matches!(error, StoreError::Unavailable { .. }), "{error}");
+        }
+        assert!(started.elapsed() < Duration::from_secs(1), "nobody waits");
+        assert!(lane.breaker.is_open());
+    }
+
+    #[tokio::test]
+    async fn a_silent_server_is_away_and_a_full_pool_is_overload() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let config = PostgresConfig {
+            max_connections: 1,
+            acquire_timeout_ms: 200,
+            ..PostgresConfig::default()
+        };
+        let lane = lane(listener.local_addr().unwrap().port(), &config);
+        let first = tokio::spawn({
+            let lane = lane.clone();
+            async move { ask(&lane).await }
+        });
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        // The first one holds the only place, and gives it back before this one stops waiting.
+        let waiting = tokio::spawn({
+            let lane = lane.clone();
+            async move { ask(&lane).await }
+        });
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        assert_eq!(lane.figures().waiting, 1);
+        for ended in [first.await.unwrap(), waiting.await.unwrap()] {
+            assert!(
+                matches!(ended, Err(StoreError::Unavailable { .. })),
+                "{ended:?}"
+            );
+        }
+        assert_eq!((lane.figures().size, lane.figures().waiting), (0, 0));
+
+        let _held = lane.pool.permit_for_tests().await;
+        let ended = ask(&lane).await;
+        assert!(
+            matches!(ended, Err(StoreError::Overloaded { .. })),
+            "{ended:?}"
+        );
+    }
+
+    #[tokio::test]
+    async fn nothing_is_asked_from_inside_a_transaction() {
+        let lane = lane(1, &PostgresConfig::default());
+        let error = guard::inside(ask(&lane)).await.unwrap_err();
+        assert!(matches!(error, StoreError::InsideTransaction { .. }));
+        let error = guard::inside(lane.begin()).await.unwrap_err();
+        assert!(matches!(error, StoreError::InsideTransaction { .. }));
+    }
+
+    #[test]
+    fn a_lost_commit_is_never_called_undone() {
+        let lost = [
+            sqlx::Error::Io(std::io::ErrorKind::UnexpectedEof.into()),
+            sqlx::Error::Protocol("half a message".to_owned()),
+            sqlx::Error::WorkerCrashed,
+        ];
+        for error in lost {
+            assert!(
+                matches!(refused_commit(&error), StoreError::OutcomeUnknown { .. }),
+                "{error}"
+            );
+        }
+    }
+
+    #[test]
+    fn pauses_grow_and_stay_bounded() {
+        for attempt in 1..=MAX_ATTEMPTS {
+            for _ in 0..50 {
+                assert!(pause(attempt) < Duration::from_micros(FIRST_PAUSE_MICROS << attempt));
+            }
+        }
+    }
+}

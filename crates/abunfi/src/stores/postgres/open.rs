@@ -240,7 +240,7 @@ async fn check_durability(connection: &mut PgConnection) -> Result<(), OpenError
         variable: DATABASE_URL,
         reason: format!(
             "the server has {} off, so it may lose money that it acknowledged; switch it on, or set \
-             ABUNFI_ALLOW_UNSAFE_DURABILITY=true if that is wanted",
+             ALLOW_UNSAFE_DURABILITY=true if that is wanted",
             unsafe_settings.join(", ")
         ),
     })
@@ -250,5 +250,59 @@ async fn check_durability(connection: &mut PgConnection) -> Result<(), OpenError
 async fn close(connection: PgConnection) {
     if let Err(error) = connection.close().await {
         tracing::debug!(%error, "closing a connection");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusal(url: &str) -> String {
+        match Target::parse(DATABASE_URL, url) {
+            Err(error @ OpenError::Configuration { .. }) => error.to_string(),
+            Err(error) => panic!("another error: {error}"),
+            Ok(_) => panic!("accepted: {url}"),
+        }
+    }
+
+    #[test]
+    fn a_url_that_is_refused_is_never_echoed() {
+        for url in [
+            "mysql://abunfi:s3cret@host/db",
+            "postgresql://abunfi:s3cret@host:port/db",
+            "postgresql://abunfi:s3cret@host/db?ssl_mode=require",
+            // A password that was not percent-encoded ends up in the query.
+            "postgresql://abunfi:x?s3cret@host/db",
+            "postgresql://abunfi:x?sslmode=s3cret@host/db",
+        ] {
+            let refused = refusal(url);
+            assert!(!refused.contains("s3cret"), "{refused}");
+            assert!(refused.starts_with("DATABASE_URL: "), "{refused}");
+        }
+    }
+
+    #[test]
+    fn reads_are_wrapped_exactly_where_prepared_statements_do_not_last() {
+        let is_unprepared = |url| match Target::parse(DATABASE_URL, url) {
+            Ok(target) => target.unprepared,
+            Err(error) => panic!("{url}: {error}"),
+        };
+        assert!(!is_unprepared("postgresql://abunfi@host/db"));
+        assert!(!is_unprepared(
+            "postgres://host/db?statement-cache-capacity=50"
+        ));
+        assert!(is_unprepared(
+            "postgresql://host/db?sslmode=disable&statement-cache-capacity=0"
+        ));
+    }
+
+    #[test]
+    fn every_migration_has_a_version_of_its_own_counted_from_one() {
+        let versions: Vec<i64> = MIGRATIONS
+            .iter()
+            .map(|migration| migration.version)
+            .collect();
+        let expected: Vec<i64> = (1..=known_version()).collect();
+        assert_eq!(versions, expected);
     }
 }

@@ -97,7 +97,7 @@ impl Pool {
         let started = Instant::now();
         let permit = self.permit().await?;
         if fresh {
-            self.take_idle().clear();
+            self.idle().clear();
         }
         if let Some((connection, made)) = self.reusable().await {
             return Ok(self.lease(connection, made, true, permit));
@@ -111,7 +111,7 @@ impl Pool {
     }
 
     pub(super) fn figures(&self) -> PoolFigures {
-        let idle = self.take_idle().len();
+        let idle = self.idle().len();
         let in_use = self.max.saturating_sub(self.permits.available_permits());
         PoolFigures {
             size: idle.saturating_add(in_use),
@@ -124,13 +124,19 @@ impl Pool {
     /// Refuses everybody from now on, and closes what is idle; what is in use closes when it is done.
     pub(super) async fn close(&self) {
         self.permits.close();
-        let idle: Vec<Idle> = self.take_idle().drain(..).collect();
+        let idle: Vec<Idle> = self.idle().drain(..).collect();
         for idle in idle {
             // The server notices either way; this only says good-bye.
             if let Err(error) = idle.connection.close().await {
                 tracing::debug!(%error, "closing an idle connection");
             }
         }
+    }
+
+    /// Takes a place as if it were in use.
+    #[cfg(test)]
+    pub(super) async fn permit_for_tests(&self) -> Result<OwnedSemaphorePermit, StoreError> {
+        self.permit().await
     }
 
     async fn permit(&self) -> Result<OwnedSemaphorePermit, StoreError> {
@@ -146,7 +152,7 @@ impl Pool {
 
     async fn reusable(&self) -> Option<(PgConnection, Instant)> {
         loop {
-            let mut idle = self.take_idle().pop()?;
+            let mut idle = self.idle().pop()?;
             if idle.is_too_old() {
                 continue;
             }
@@ -177,7 +183,7 @@ impl Pool {
         }
     }
 
-    fn take_idle(&self) -> std::sync::MutexGuard<'_, Vec<Idle>> {
+    fn idle(&self) -> std::sync::MutexGuard<'_, Vec<Idle>> {
         self.idle
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner)
@@ -204,7 +210,7 @@ impl Lease {
         if pool.permits.is_closed() {
             return;
         }
-        let mut idle = pool.take_idle();
+        let mut idle = pool.idle();
         idle.retain(|idle| !idle.is_too_old());
         idle.push(Idle {
             connection,

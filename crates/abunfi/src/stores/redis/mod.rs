@@ -19,8 +19,6 @@ mod probe;
 mod rate_limit;
 mod target;
 mod temp;
-#[cfg(test)]
-mod tests;
 
 use keys::Keys;
 use link::Link;

@@ -34,6 +34,8 @@ mod open;
 mod outbox;
 mod probe;
 mod sessions;
+#[cfg(test)]
+mod tests;
 mod transaction;
 mod users;
 

@@ -202,8 +202,9 @@ async fn bring_up_to_date(
             needed: known,
         });
     }
+    // Not `run`, whose future the compiler cannot show to be Send.
     migrator
-        .run(&mut *transaction)
+        .run_direct(None, &mut *transaction, false)
         .await
         .map_err(|error| migration_failed(store, error))?;
     transaction

@@ -133,9 +133,9 @@ async fn of_two_prices_for_one_version_at_once_one_is_set(stores: &Relational) {
         assert_eq!(mismatched, 5, "{results:?}");
     }
     let results = at_once(8, |index| {
-        let stores = stores.clone();
+        let (stores, price) = (stores.clone(), (index + 1).to_string());
         async move {
-            put(&stores, "SILVER", "3", Expected::Anything)
+            put(&stores, "SILVER", &price, Expected::Anything)
                 .await
                 .unwrap()
         }

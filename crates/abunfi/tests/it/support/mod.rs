@@ -14,7 +14,7 @@ pub(crate) mod make;
 pub(crate) mod random;
 mod raw;
 
-pub(crate) use backends::Backend;
+pub(crate) use backends::{Backend, POOL_SIZE};
 pub(crate) use raw::Raw;
 
 /// Every domain's handle on one relational store, over one fresh database.
@@ -81,14 +81,25 @@ pub(crate) const APART: RelationalOptions = RelationalOptions {
     ..TOGETHER
 };
 
-/// Makes of each function one test for every backend. `apart` as the first word: with documents in a store
-/// of their own.
+/// There is no second level of the cache, so nothing is to be invalidated there.
+pub(crate) const WITHOUT_OUTBOX: RelationalOptions = RelationalOptions {
+    outbox: false,
+    ..TOGETHER
+};
+
+/// Makes of each function one test for every backend. `apart` or `without_outbox` as the first word: with
+/// [`APART`] or [`WITHOUT_OUTBOX`] instead of [`TOGETHER`].
 macro_rules! on_every_backend {
     (apart: $($name:ident),+ $(,)?) => {
         mod apart {
-            #[allow(unused_imports, reason = "what a test needs lies one level further up")]
-            use super::*;
+            $(use super::$name;)+
             $crate::support::on_every_backend!(@ $crate::support::APART; $($name),+);
+        }
+    };
+    (without_outbox: $($name:ident),+ $(,)?) => {
+        mod without_outbox {
+            $(use super::$name;)+
+            $crate::support::on_every_backend!(@ $crate::support::WITHOUT_OUTBOX; $($name),+);
         }
     };
     (@ $options:expr; $($name:ident),+) => {
@@ -108,6 +119,19 @@ macro_rules! on_every_backend {
     };
 }
 pub(crate) use on_every_backend;
+
+/// For what only one of the backends has: its own catalogue, its own settings.
+macro_rules! on_one_backend {
+    ($module:ident, $backend:ident: $($name:ident),+ $(,)?) => {
+        mod $module {
+            $(#[test] fn $name() {
+                let backend = $crate::support::Backend::$backend;
+                $crate::support::run(backend, $crate::support::TOGETHER, super::$name);
+            })+
+        }
+    };
+}
+pub(crate) use on_one_backend;
 
 /// Runs one test on a database of its own, which goes when the test succeeds and stays, named, when not.
 pub(crate) fn run(

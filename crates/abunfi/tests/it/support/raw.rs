@@ -1,8 +1,10 @@
 //! SQL past the adapter: to look at rows that no trait shows, and to try what the database must refuse.
 
 use std::path::PathBuf;
+use std::str::FromStr as _;
 
-use sqlx::postgres::PgConnection;
+use abunfi_testkit::unique_name;
+use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Row};
 
@@ -30,6 +32,30 @@ impl Raw {
                 connection.close().await?;
                 Ok(done?.rows_affected())
             }
+        }
+    }
+
+    /// Another database on the same server (or in the same folder), with nothing in it.
+    pub(crate) async fn empty_neighbour(&self) -> Self {
+        match self {
+            Self::Postgres(url) => {
+                let name = unique_name();
+                let create = format!(r#"CREATE DATABASE "{name}""#);
+                self.execute(&create).await.expect("another database");
+                let options = PgConnectOptions::from_str(url).expect("a URL");
+                Self::Postgres(options.database(&name).to_url_lossy().to_string())
+            }
+            Self::Sqlite(path) => Self::Sqlite(path.with_file_name("neighbour.db")),
+        }
+    }
+
+    /// Removes what [`empty_neighbour`](Self::empty_neighbour) of `of` made.
+    pub(crate) async fn remove_neighbour(self, of: &Self) {
+        if let Self::Postgres(url) = &self {
+            let options = PgConnectOptions::from_str(url).expect("a URL");
+            let name = options.get_database().expect("a database's name");
+            let drop = format!(r#"DROP DATABASE "{name}" WITH (FORCE)"#);
+            of.execute(&drop).await.expect("the other database goes");
         }
     }
 

@@ -72,8 +72,7 @@ pub(super) async fn put(
     .bind(at(now))
     .fetch_one(&mut *conn)
     .await?;
-    let draft = drafts::share_price(ctx, asset, share_price, now);
-    audit::append(conn, draft).await?;
+    audit::append(conn, drafts::share_price(ctx, asset, share_price, now)).await?;
     Ok((info(&row)?, false))
 }
 

@@ -250,10 +250,9 @@ impl Store for Postgres {
                      DELETE FROM batch_keys AS k USING old
                      WHERE (k.principal, k.key) = (old.principal, old.key)",
                 ] {
-                    let left = i64::from(limit).saturating_sub(i64::try_from(gone).unwrap_or(i64::MAX));
-                    let deleted =
-                        sqlx::query(statement).bind(at(before)).bind(left).execute(&mut *conn).await?;
-                    gone = gone.saturating_add(deleted.rows_affected());
+                    let left = i64::try_from(u64::from(limit).saturating_sub(gone)).unwrap_or(0);
+                    let deleted = sqlx::query(statement).bind(at(before)).bind(left).execute(&mut *conn).await?;
+                    gone += deleted.rows_affected();
                 }
                 Ok(gone)
             }))

@@ -219,9 +219,18 @@ CREATE TRIGGER audit_no_update BEFORE UPDATE ON audit
     BEGIN SELECT RAISE(ABORT, 'audit is append-only'); END;
 CREATE TRIGGER audit_no_delete BEFORE DELETE ON audit
     BEGIN SELECT RAISE(ABORT, 'audit is append-only'); END;
+-- INSERT OR REPLACE deletes what is in its way without asking the triggers for deletion.
+CREATE TRIGGER audit_no_replace BEFORE INSERT ON audit
+    WHEN EXISTS (SELECT 1 FROM audit
+                 WHERE user_id = new.user_id AND chain = new.chain AND seq = new.seq)
+    BEGIN SELECT RAISE(ABORT, 'audit is append-only'); END;
 CREATE TRIGGER entries_no_update BEFORE UPDATE ON entries
     BEGIN SELECT RAISE(ABORT, 'entries is append-only'); END;
 CREATE TRIGGER entries_no_delete BEFORE DELETE ON entries
+    BEGIN SELECT RAISE(ABORT, 'entries is append-only'); END;
+CREATE TRIGGER entries_no_replace BEFORE INSERT ON entries
+    WHEN EXISTS (SELECT 1 FROM entries WHERE user_id = new.user_id
+                 AND transaction_id = new.transaction_id AND account = new.account)
     BEGIN SELECT RAISE(ABORT, 'entries is append-only'); END;
 
 -- Answers to requests on one user. Written with the effect, in one transaction.
@@ -278,10 +287,10 @@ CREATE INDEX document_heads_images_idx ON document_heads (applied_at) WHERE imag
 
 -- Raised by hand after a restore, so that new versions are newer than all that the document store has seen.
 CREATE TABLE document_epoch (
-    only  INTEGER NOT NULL DEFAULT 1,
-    epoch INTEGER NOT NULL DEFAULT 0,
-    CONSTRAINT document_epoch_pkey PRIMARY KEY (only),
-    CONSTRAINT document_epoch_only_check CHECK (only = 1)
+    is_only INTEGER NOT NULL DEFAULT 1,
+    epoch   INTEGER NOT NULL DEFAULT 0,
+    CONSTRAINT document_epoch_pkey PRIMARY KEY (is_only),
+    CONSTRAINT document_epoch_only_check CHECK (is_only = 1)
 ) STRICT;
 INSERT INTO document_epoch DEFAULT VALUES;
 
