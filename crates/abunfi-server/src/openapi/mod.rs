@@ -56,7 +56,10 @@ fn complete_schemas(schemas: &mut Map<String, Value>) {
     set("AnyJson", "examples", json!([{"enabled": true}]));
     set("Preferences", "additionalProperties", json!(true));
     for name in ["BatchItem", "PostedTransaction"] {
-        if let Some(flat) = schemas.get(name).and_then(|schema| flattened(schema, schemas)) {
+        if let Some(flat) = schemas
+            .get(name)
+            .and_then(|schema| flattened(schema, schemas))
+        {
             schemas.insert(name.to_owned(), flat);
         }
     }
@@ -87,7 +90,9 @@ fn flattened(schema: &Value, schemas: &Map<String, Value>) -> Option<Value> {
 
 /// What may be left out of a request is left out, and not sent as `null`.
 fn plain_requests(operation: &mut Value) {
-    let parameters = operation.pointer_mut("/parameters").and_then(Value::as_array_mut);
+    let parameters = operation
+        .pointer_mut("/parameters")
+        .and_then(Value::as_array_mut);
     for parameter in parameters.into_iter().flatten() {
         let kinds = parameter.pointer_mut("/schema/type");
         if let Some(kinds) = kinds
