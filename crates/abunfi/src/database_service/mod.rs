@@ -182,7 +182,7 @@ impl DatabaseService {
         );
         open_default_asset(&ledger, &default_asset).await?;
         let documents_probe: Arc<dyn Probe> = match &mongodb {
-            Some(mongodb) => Arc::clone(mongodb) as Arc<dyn Probe>,
+            Some(mongodb) => mongodb.clone(),
             None => Arc::clone(&relational.documents_probe),
         };
         let backends = Backends {

@@ -296,8 +296,10 @@ mod tests {
         }
     }
 
+    type Noted = Arc<Mutex<Vec<Vec<Command>>>>;
+
     /// Commits by noting the batches; each takes `pause`.
-    fn recorder(pause: Duration) -> (Arc<Commit>, Arc<Mutex<Vec<Vec<Command>>>>) {
+    fn recorder(pause: Duration) -> (Arc<Commit>, Noted) {
         let batches = Arc::new(Mutex::new(Vec::new()));
         let noted = Arc::clone(&batches);
         let commit: Arc<Commit> = Arc::new(move |commands: Vec<Command>| {

@@ -20,7 +20,9 @@ mod service;
 mod store;
 
 pub use error::{Error, Refusal, Stage};
-pub use request::{PostRequest, SendOut, SettleRequest};
+pub use request::{
+    MAX_METADATA_BYTES, MAX_REASON_CHARS, MAX_REFERENCE_CHARS, PostRequest, SendOut, SettleRequest,
+};
 pub use service::{
     BatchAnswer, BatchRequest, ItemResult, MAX_BATCH_ITEMS, RequestKey, Service, asset_tag,
 };

@@ -25,6 +25,10 @@ pub(crate) enum Backend {
 }
 
 /// A database that belongs to one test.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "one for each test, never moved in bulk"
+)]
 #[derive(Debug)]
 pub(super) enum Database {
     Postgres {
