@@ -63,7 +63,7 @@ impl Parts<'_> {
             ttl: self.ttl,
             use_cache,
         };
-        serve(caching, self.compose(id)).await
+        serve(caching, Box::pin(self.compose(id))).await
     }
 
     async fn compose(&self, id: UserId) -> Result<Option<Dashboard>, StoreError> {

@@ -153,7 +153,7 @@ impl MongoDb {
     {
         guard::outside(StoreKind::Documents)?;
         self.inner.breaker.admit()?;
-        let result = self.run(self.inner.deadline, work).await;
+        let result = self.run(work).await;
         // A caller who found all connections busy has learned nothing about the server.
         if !matches!(result, Err(StoreError::Overloaded { .. })) {
             self.inner.breaker.record(&result);
@@ -161,14 +161,13 @@ impl MongoDb {
         result
     }
 
-    /// The same past the breaker, and within a deadline of the caller's.
-    async fn run<T, F, W>(&self, within: Duration, work: W) -> Result<T, StoreError>
+    async fn run<T, F, W>(&self, work: W) -> Result<T, StoreError>
     where
         T: Send + 'static,
         F: Future<Output = Result<T, StoreError>> + Send,
         W: FnOnce(Database, Attempt) -> F + Send + 'static,
     {
-        let deadline = Instant::now() + within;
+        let deadline = Instant::now() + self.inner.deadline;
         let permit = self.permit(deadline).await?;
         let attempt = Attempt::default();
         let inner = Arc::clone(&self.inner);
@@ -306,8 +305,6 @@ fn logs_of(database: &Database) -> Collection<Document> {
 mod tests {
     use super::*;
 
-    const DEADLINE: Duration = Duration::from_millis(200);
-
     fn config() -> MongoConfig {
         MongoConfig {
             deadline_ms: 200,
@@ -402,7 +399,7 @@ mod tests {
             if let Ok(permit) = taken {
                 drop(permit);
                 break store
-                    .run(DEADLINE, move |_database, attempt| async move {
+                    .run(move |_database, attempt| async move {
                         attempt.sending()?;
                         released.await.ok();
                         Ok(())
@@ -415,17 +412,13 @@ mod tests {
             matches!(frozen, Err(StoreError::OutcomeUnknown { .. })),
             "{frozen:?}"
         );
-        let refused = store
-            .run(DEADLINE, |_database, _attempt| async { Ok(()) })
-            .await;
+        let refused = store.run(|_database, _attempt| async { Ok(()) }).await;
         assert!(
             matches!(refused, Err(StoreError::Overloaded { .. })),
             "{refused:?}"
         );
         release.send(()).ok();
-        let later = store
-            .run(DEADLINE, |_database, _attempt| async { Ok(()) })
-            .await;
+        let later = store.run(|_database, _attempt| async { Ok(()) }).await;
         assert!(later.is_ok(), "{later:?}");
         Ok(())
     }

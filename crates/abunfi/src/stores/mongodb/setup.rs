@@ -8,7 +8,7 @@ use mongodb::options::IndexOptions;
 use mongodb::{Collection, Database, IndexModel};
 use serde::Serialize;
 
-use super::{Inner, MongoDb, dev_data_of, failure, logs_of};
+use super::{Inner, dev_data_of, failure, logs_of};
 use crate::error::StoreError;
 
 /// The pause after the first attempt that failed; it doubles up to the longest.
@@ -16,10 +16,6 @@ const FIRST_PAUSE: Duration = Duration::from_millis(250);
 /// So an hour's absence costs few attempts, and the return is noticed soon enough: nothing but speed and
 /// statistics waits for it.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
-
-/// How long one attempt may take: an index over what an existing collection holds is not built in the time
-/// that a request has.
-const SETUP_DEADLINE: Duration = Duration::from_secs(300);
 
 /// What was found out about the server. None of it is needed: what is missing is done another way.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -37,7 +33,7 @@ pub(super) fn spawn(inner: &Arc<Inner>) {
     let inner = Arc::downgrade(inner);
     tokio::spawn(async move {
         let mut pause = FIRST_PAUSE;
-        while let Some(store) = Weak::upgrade(&inner).map(|inner| MongoDb { inner }) {
+        while let Some(store) = Weak::upgrade(&inner) {
             match store.set_up().await {
                 Ok(()) => return,
                 Err(error) => {
@@ -51,28 +47,27 @@ pub(super) fn spawn(inner: &Arc<Inner>) {
     });
 }
 
-impl MongoDb {
+impl Inner {
+    /// Not a [call](super::MongoDb::call), with its deadline and permit: it runs in a task of its own, where
+    /// nobody waits, and an index over what an existing collection holds is not built in the time that a
+    /// request has.
     async fn set_up(&self) -> Result<(), StoreError> {
-        let capabilities = self
-            .run(SETUP_DEADLINE, |database, attempt| async move {
-                let build = database
-                    .run_command(doc! {"buildInfo": 1})
-                    .await
-                    .map_err(|error| failure::of_read(&error))?;
-                attempt.sending()?;
-                let logs = logs_of(&database);
-                create_index(&logs, doc! {"at_micros": -1, "_id": -1}).await?;
-                create_index(&logs, doc! {"request_id": 1}).await?;
-                // Both are tried, so that both exist where one can.
-                let expiring_logs = expires(&logs).await?;
-                let expiring_data = expires(&dev_data_of(&database)).await?;
-                Ok(Capabilities {
-                    version: version(&build),
-                    stand_in: build.keys().any(|key| key.starts_with("ferretdb")),
-                    ttl_indexes: expiring_logs && expiring_data,
-                })
-            })
-            .await?;
+        let database = self.open().await?;
+        let build = database
+            .run_command(doc! {"buildInfo": 1})
+            .await
+            .map_err(|error| failure::of_read(&error))?;
+        let logs = logs_of(&database);
+        create_index(&logs, doc! {"at_micros": -1, "_id": -1}).await?;
+        create_index(&logs, doc! {"request_id": 1}).await?;
+        // Both are tried, so that both exist where one can.
+        let expiring_logs = expires(&logs).await?;
+        let expiring_data = expires(&dev_data_of(&database)).await?;
+        let capabilities = Capabilities {
+            version: version(&build),
+            stand_in: build.keys().any(|key| key.starts_with("ferretdb")),
+            ttl_indexes: expiring_logs && expiring_data,
+        };
         tracing::info!(
             version = %capabilities.version,
             stand_in = capabilities.stand_in,
@@ -80,7 +75,7 @@ impl MongoDb {
             "the document store is reached"
         );
         // The first finding stays: a second one could only come from a second task, and there is one.
-        self.inner.capabilities.set(capabilities).ok();
+        self.capabilities.set(capabilities).ok();
         Ok(())
     }
 }
