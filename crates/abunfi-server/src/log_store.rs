@@ -1,6 +1,6 @@
 //! The service's own events, from a configured level up, into the document store's log.
 //!
-//! A [`Layer`] puts events on a bounded queue and never waits: what finds no room is counted and dropped. A
+//! A layer puts events on a bounded queue and never waits: what finds no room is counted and dropped. A
 //! worker writes them in batches. What the worker itself causes is not taken up again, else one line would
 //! become endlessly many.
 
@@ -18,6 +18,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id};
 use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::Layer as _;
+use tracing_subscriber::filter::filter_fn;
 use tracing_subscriber::layer::Context;
 use tracing_subscriber::registry::LookupSpan;
 
@@ -56,13 +58,22 @@ pub fn dropped() -> u64 {
 }
 
 /// The layer to install, and the worker to run once there is a platform.
-#[must_use]
-pub fn log_store(from: LogLevel) -> (Layer, Worker) {
+///
+/// The layer brings its own filter, so that it does not make other layers see more than they want.
+pub fn log_store<S>(from: LogLevel) -> (impl tracing_subscriber::Layer<S>, Worker)
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+{
     let (sender, receiver) = mpsc::channel(QUEUE_LENGTH);
-    let layer = Layer {
-        from: level_of(from),
-        queue: sender,
-    };
+    let from = level_of(from);
+    // Spans carry the request's id, so they are wanted whatever the level of events.
+    let finest = from.max(Level::INFO);
+    let wanted = filter_fn(move |metadata| {
+        let level = if metadata.is_span() { finest } else { from };
+        *metadata.level() <= level && metadata.target().starts_with(OWN)
+    });
+    let layer = Layer { queue: sender };
+    let layer = layer.with_filter(wanted.with_max_level_hint(finest));
     (layer, Worker { queue: receiver })
 }
 
@@ -78,8 +89,7 @@ const fn level_of(level: LogLevel) -> Level {
 
 /// Puts events on the queue.
 #[derive(Debug)]
-pub struct Layer {
-    from: Level,
+struct Layer {
     queue: mpsc::Sender<LogEntry>,
 }
 
@@ -97,8 +107,7 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> tracing_subscriber::Layer<S> for La
 
     fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
         let metadata = event.metadata();
-        // In `tracing` a more severe level is the smaller one.
-        if *metadata.level() > self.from || !is_taken(metadata.target()) {
+        if is_caused_by_writing(metadata.target()) {
             return;
         }
         let mut fields = Fields::default();
@@ -132,11 +141,11 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> tracing_subscriber::Layer<S> for La
     }
 }
 
-fn is_taken(target: &str) -> bool {
+fn is_caused_by_writing(target: &str) -> bool {
     let is_caused = CAUSED_BY_WRITING
         .iter()
         .any(|caused| target.starts_with(caused));
-    target.starts_with(OWN) && !is_caused && WRITING.try_with(|()| ()).is_err()
+    is_caused || WRITING.try_with(|()| ()).is_ok()
 }
 
 fn own_level(level: Level) -> LogLevel {

@@ -30,18 +30,79 @@ pub(crate) fn document() -> Value {
         components.insert("responses".to_owned(), problem_responses());
         components.insert("securitySchemes".to_owned(), security_schemes());
         if let Some(Value::Object(schemas)) = components.get_mut("schemas") {
-            schemas.insert("Problem".to_owned(), problem_schema());
+            complete_schemas(schemas);
         }
     }
     if let Some(Value::Object(paths)) = document.pointer_mut("/paths") {
         for (path, item) in paths {
             let operations = item.as_object_mut().into_iter().flatten();
             for (_method, operation) in operations {
+                plain_requests(operation);
                 add_common_responses(path, operation);
             }
         }
     }
     sorted(document)
+}
+
+/// What the derived schemas cannot say.
+fn complete_schemas(schemas: &mut Map<String, Value>) {
+    schemas.insert("Problem".to_owned(), problem_schema());
+    let mut set = |name: &str, keyword: &str, value: Value| {
+        if let Some(Value::Object(schema)) = schemas.get_mut(name) {
+            schema.insert(keyword.to_owned(), value);
+        }
+    };
+    set("AnyJson", "examples", json!([{"enabled": true}]));
+    set("Preferences", "additionalProperties", json!(true));
+    for name in ["BatchItem", "PostedTransaction"] {
+        if let Some(flat) = schemas.get(name).and_then(|schema| flattened(schema, schemas)) {
+            schemas.insert(name.to_owned(), flat);
+        }
+    }
+}
+
+/// An `allOf` of objects as one object: what a client's generator makes the best of, and the only form in
+/// which unknown fields can be excluded.
+fn flattened(schema: &Value, schemas: &Map<String, Value>) -> Option<Value> {
+    let mut properties = Map::new();
+    let mut required = Vec::new();
+    let mut is_closed = false;
+    for part in schema.get("allOf")?.as_array()? {
+        let name = part.get("$ref").and_then(Value::as_str);
+        let part = match name.and_then(|name| name.rsplit('/').next()) {
+            Some(name) => schemas.get(name)?,
+            None => part,
+        };
+        properties.extend(part.get("properties")?.as_object()?.clone());
+        required.extend(part.get("required")?.as_array()?.clone());
+        is_closed |= part.get("additionalProperties") == Some(&json!(false));
+    }
+    let mut flat = json!({"type": "object", "properties": properties, "required": required});
+    if let (true, Some(flat)) = (is_closed, flat.as_object_mut()) {
+        flat.insert("additionalProperties".to_owned(), json!(false));
+    }
+    Some(flat)
+}
+
+/// What may be left out of a request is left out, and not sent as `null`.
+fn plain_requests(operation: &mut Value) {
+    let parameters = operation.pointer_mut("/parameters").and_then(Value::as_array_mut);
+    for parameter in parameters.into_iter().flatten() {
+        let kinds = parameter.pointer_mut("/schema/type");
+        if let Some(kinds) = kinds
+            && let Some(kind) = kinds.get(0).cloned()
+        {
+            *kinds = kind;
+        }
+    }
+    let schema = operation.pointer_mut("/requestBody/content/application~1json/schema");
+    if let Some(schema) = schema
+        && schema.pointer("/oneOf/1/type") == Some(&json!("null"))
+        && let Some(plain) = schema.pointer("/oneOf/0").cloned()
+    {
+        *schema = plain;
+    }
 }
 
 fn info() -> Value {

@@ -39,7 +39,7 @@ pub(crate) struct Asset(String);
 
 /// Any JSON object.
 #[derive(Debug, Serialize, ToSchema)]
-#[schema(examples(json!({"plan": "gold"})))]
+#[schema(value_type = Object, examples(json!({"plan": "gold"})))]
 pub(crate) struct FreeObject(BTreeMap<String, Value>);
 
 /// Any JSON value.
@@ -57,6 +57,7 @@ pub(crate) enum SocialProvider {
 }
 
 #[derive(Debug, Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct Social {
     provider: SocialProvider,
     #[schema(min_length = 1, max_length = 255, examples("123"))]
@@ -69,6 +70,7 @@ pub(crate) struct Social {
     "phone": "+84901234567", "social": {"provider": "google", "id": "123"},
     "preferences": {"language": "vi"}, "metadata": {"plan": "gold"}
 })))]
+#[serde(deny_unknown_fields)]
 pub(crate) struct NewUser {
     #[schema(examples("an@example.com"))]
     email: String,
@@ -88,6 +90,7 @@ pub(crate) struct NewUser {
 /// Fields that are left out stay; `null` clears `wallet_address`, `phone` and `social`.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(examples(json!({"name": "An Nguyen", "phone": null})))]
+#[serde(deny_unknown_fields)]
 pub(crate) struct UserPatch {
     name: Option<String>,
     email: Option<String>,
@@ -115,6 +118,7 @@ pub(crate) enum KycStatus {
 
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(examples(json!({"status": "verified", "data": {"level": 2}, "reason": "passport checked"})))]
+#[serde(deny_unknown_fields)]
 pub(crate) struct KycRequest {
     status: KycStatus,
     /// Replaces what is there; left out, that stays.
@@ -274,6 +278,7 @@ pub(crate) enum FirstStatus {
 
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(examples(json!({"type": "deposit", "amount": "1500000", "shares": "1.5", "client_reference": "order-1"})))]
+#[serde(deny_unknown_fields)]
 pub(crate) struct Posting {
     r#type: TransactionType,
     /// Above zero.
@@ -310,6 +315,7 @@ pub(crate) struct BatchItem {
 }
 
 #[derive(Debug, Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct Batch {
     /// All or none; else faulty items fail alone.
     atomic: bool,
@@ -334,12 +340,14 @@ pub(crate) struct BatchResults {
 
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(examples(json!({"tx_hash": "0xabc"})))]
+#[serde(deny_unknown_fields)]
 pub(crate) struct Submission {
     tx_hash: Option<String>,
 }
 
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(examples(json!({"reason": "paid out", "confirmations": 12})))]
+#[serde(deny_unknown_fields)]
 pub(crate) struct SettleRequest {
     #[schema(max_length = 1000)]
     reason: Option<String>,
@@ -505,6 +513,7 @@ pub(crate) struct AssetInfo {
 
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(examples(json!({"share_price": "1000000"})))]
+#[serde(deny_unknown_fields)]
 pub(crate) struct AssetPrice {
     /// Above zero.
     share_price: Amount,
@@ -554,6 +563,7 @@ pub(crate) enum LogLevel {
 
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(examples(json!({"level": "info", "target": "app.checkout", "message": "paid", "fields": {"step": 3}})))]
+#[serde(deny_unknown_fields)]
 pub(crate) struct NewLogEntry {
     level: LogLevel,
     #[schema(min_length = 1, max_length = 200)]
@@ -610,6 +620,7 @@ pub(crate) struct Dashboard {
 
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(examples(json!({"device": "Pixel 9", "ip": "203.0.113.7", "ttl": 86400})))]
+#[serde(deny_unknown_fields)]
 pub(crate) struct NewSession {
     #[schema(min_length = 1, max_length = 200)]
     device: Option<String>,
@@ -653,6 +664,7 @@ pub(crate) struct SessionList {
 
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(examples(json!({"key": "ip:203.0.113.7", "cost": 1})))]
+#[serde(deny_unknown_fields)]
 pub(crate) struct RateLimitCheck {
     #[schema(min_length = 1, max_length = 200)]
     key: String,
@@ -674,6 +686,7 @@ pub(crate) struct RateLimitDecision {
 
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(examples(json!({"value": {"code": "314159"}, "ttl": 300})))]
+#[serde(deny_unknown_fields)]
 pub(crate) struct NewTempValue {
     value: AnyJson,
     /// Seconds, at most 30 days.

@@ -29,13 +29,28 @@ fn call(server: &TestServer, route: &Route) -> Call {
 fn routes(user: &str, transaction: &str) -> Vec<Route> {
     use Scope::{Money, Operate, Read, Write};
     let mut routes = Vec::new();
-    let mut add = |method: Method, path: &str, body: Option<Value>, scopes: &'static [Scope], by_session| {
-        routes.push(Route { method, path: path.replace("{id}", user).replace("{tx}", transaction), body, scopes, by_session });
-    };
+    let mut add =
+        |method: Method, path: &str, body: Option<Value>, scopes: &'static [Scope], by_session| {
+            routes.push(Route {
+                method,
+                path: path.replace("{id}", user).replace("{tx}", transaction),
+                body,
+                scopes,
+                by_session,
+            });
+        };
     for path in [
-        "users/{id}", "users/{id}/referrals", "users/{id}/balances", "users/{id}/transactions",
-        "users/{id}/transactions/stats", "users/{id}/transactions/{tx}", "users/{id}/transactions/{tx}/history",
-        "users/{id}/history", "users/{id}/preferences", "users/{id}/metadata", "users/{id}/dashboard",
+        "users/{id}",
+        "users/{id}/referrals",
+        "users/{id}/balances",
+        "users/{id}/transactions",
+        "users/{id}/transactions/stats",
+        "users/{id}/transactions/{tx}",
+        "users/{id}/transactions/{tx}/history",
+        "users/{id}/history",
+        "users/{id}/preferences",
+        "users/{id}/metadata",
+        "users/{id}/dashboard",
         "users/{id}/sessions",
     ] {
         add(Method::GET, path, None, &[Read], true);
@@ -53,27 +68,81 @@ fn routes(user: &str, transaction: &str) -> Vec<Route> {
         add(Method::PATCH, path, some(), &[Write], true);
         add(Method::DELETE, path, None, &[Write], true);
     }
-    add(Method::POST, "users/{id}/sessions", Some(json!({})), &[Write], true);
-    add(Method::PATCH, "users/{id}", Some(json!({"name": "B"})), &[Write], false);
-    add(Method::PUT, "users/{id}/kyc", Some(json!({"status": "verified"})), &[Operate], false);
+    add(
+        Method::POST,
+        "users/{id}/sessions",
+        Some(json!({})),
+        &[Write],
+        true,
+    );
+    add(
+        Method::PATCH,
+        "users/{id}",
+        Some(json!({"name": "B"})),
+        &[Write],
+        false,
+    );
+    add(
+        Method::PUT,
+        "users/{id}/kyc",
+        Some(json!({"status": "verified"})),
+        &[Operate],
+        false,
+    );
     let hold = json!({"type": "withdraw", "amount": "1", "status": "pending"});
-    add(Method::POST, "users/{id}/transactions", Some(hold), &[Money], true);
+    add(
+        Method::POST,
+        "users/{id}/transactions",
+        Some(hold),
+        &[Money],
+        true,
+    );
     for verb in ["submit", "confirm", "fail"] {
-        add(Method::POST, &format!("users/{{id}}/transactions/{{tx}}/{verb}"), None, &[Money], false);
+        add(
+            Method::POST,
+            &format!("users/{{id}}/transactions/{{tx}}/{verb}"),
+            None,
+            &[Money],
+            false,
+        );
     }
     let item = json!({"user_id": user, "type": "deposit", "amount": "1"});
-    add(Method::POST, "transactions/batch", Some(json!({"atomic": true, "transactions": [item]})), &[Money], false);
+    add(
+        Method::POST,
+        "transactions/batch",
+        Some(json!({"atomic": true, "transactions": [item]})),
+        &[Money],
+        false,
+    );
     let made = json!({"email": "made@example.com", "name": "Made"});
     add(Method::POST, "users", Some(made), &[Write], false);
-    add(Method::PUT, "assets/VND", Some(json!({"share_price": "2"})), &[Operate], false);
+    add(
+        Method::PUT,
+        "assets/VND",
+        Some(json!({"share_price": "2"})),
+        &[Operate],
+        false,
+    );
     add(Method::PUT, "dev-data/a/b", some(), &[Write], false);
     add(Method::PATCH, "dev-data/a/b", some(), &[Write], false);
     add(Method::GET, "dev-data/a/b", None, &[Read], false);
     add(Method::DELETE, "dev-data/a/b", None, &[Write], false);
     let entry = json!({"level": "info", "target": "t", "message": "m"});
     add(Method::POST, "logs", Some(entry), &[Write], false);
-    add(Method::POST, "rate-limits/default/check", Some(json!({"key": "a"})), &[Write], false);
-    add(Method::PUT, "temp/a", Some(json!({"value": 1, "ttl": 60})), &[Write], false);
+    add(
+        Method::POST,
+        "rate-limits/default/check",
+        Some(json!({"key": "a"})),
+        &[Write],
+        false,
+    );
+    add(
+        Method::PUT,
+        "temp/a",
+        Some(json!({"value": 1, "ttl": 60})),
+        &[Write],
+        false,
+    );
     add(Method::GET, "temp/a", None, &[Read], false);
     add(Method::POST, "temp/a/take", None, &[Write], false);
     add(Method::DELETE, "temp/a", None, &[Write], false);
@@ -89,12 +158,19 @@ async fn every_route_needs_its_scope(server: &TestServer) {
         keys.push((*scope, server.key(scope.as_str(), &[*scope]).await));
     }
     for route in routes(&user, &held) {
-        call(server, &route).by_nobody().expect_problem(401, "unauthenticated").await;
+        call(server, &route)
+            .by_nobody()
+            .expect_problem(401, "unauthenticated")
+            .await;
         for (scope, token) in &keys {
             let answer = call(server, &route).by(token).send().await;
             let place = format!("{} {} by {scope}", route.method, route.path);
             if route.scopes.contains(scope) {
-                assert!(![401, 403].contains(&answer.status.as_u16()), "{place}: {}", answer.text());
+                assert!(
+                    ![401, 403].contains(&answer.status.as_u16()),
+                    "{place}: {}",
+                    answer.text()
+                );
                 assert!(answer.status.as_u16() < 500, "{place}: {}", answer.text());
             } else {
                 answer.check_problem(403, "insufficient_scope", &place);
@@ -122,10 +198,17 @@ async fn a_session_reaches_its_own_user_only(server: &TestServer) {
         let answer = call(server, &route).by(&token).send().await;
         let place = format!("another's {} {}", route.method, route.path);
         let is_users = route.path.starts_with("users/");
-        let (status, code) = if is_users { (404, "not_found") } else { (403, "insufficient_scope") };
+        let (status, code) = if is_users {
+            (404, "not_found")
+        } else {
+            (403, "insufficient_scope")
+        };
         answer.check_problem(status, code, &place);
     }
-    let cancel = server.post(&format!("users/{other}/transactions/{foreign}/cancel")).by(&token).key("c");
+    let cancel = server
+        .post(&format!("users/{other}/transactions/{foreign}/cancel"))
+        .by(&token)
+        .key("c");
     cancel.expect_problem(404, "not_found").await;
     let end = server.delete(&format!("users/{other}/sessions")).by(&token);
     end.expect_problem(404, "not_found").await;
@@ -147,26 +230,48 @@ async fn a_session_asks_for_a_withdrawal_and_nothing_else(server: &TestServer) {
     .into_iter()
     .enumerate()
     {
-        ask(&format!("k{index}"), body).expect_problem(403, "insufficient_scope").await;
+        ask(&format!("k{index}"), body)
+            .expect_problem(403, "insufficient_scope")
+            .await;
     }
     let good = json!({"type": "withdraw", "amount": "4", "status": "pending"});
     let call = server.post(&address).by(&token).json(&good);
     call.expect_problem(400, "idempotency_key_missing").await;
     let held = ask("good", good).expect(201).await.text_at("/id");
-    let history = server.get(&format!("{address}/{held}/history")).expect(200).await;
-    assert_eq!(history.at("/data/0/actor"), json!({"kind": "session", "id": user, "session_id": session}));
-    let cancel = |id: &str| server.post(&format!("{address}/{id}/cancel")).by(&token).key("cancel");
+    let history = server
+        .get(&format!("{address}/{held}/history"))
+        .expect(200)
+        .await;
+    assert_eq!(
+        history.at("/data/0/actor"),
+        json!({"kind": "session", "id": user, "session_id": session})
+    );
+    let cancel = |id: &str| {
+        server
+            .post(&format!("{address}/{id}/cancel"))
+            .by(&token)
+            .key("cancel")
+    };
     cancel(&held).expect(200).await;
     let deposit = json!({"type": "deposit", "amount": "1", "status": "pending"});
     let deposit = server.posted(&user, deposit).await.text_at("/id");
-    cancel(&deposit).expect_problem(403, "insufficient_scope").await;
-    cancel("0190f5a0-0000-7000-8000-000000000000").expect_problem(404, "not_found").await;
+    cancel(&deposit)
+        .expect_problem(403, "insufficient_scope")
+        .await;
+    cancel("0190f5a0-0000-7000-8000-000000000000")
+        .expect_problem(404, "not_found")
+        .await;
     cancel("x").expect_problem(404, "not_found").await;
 }
 
 async fn tokens_must_be_whole_and_alone(server: &TestServer) {
     let (token, _) = server.session(&server.user().await).await;
-    let bearer = |value: &str| server.get("users").by_nobody().header("authorization", value);
+    let bearer = |value: &str| {
+        server
+            .get("users")
+            .by_nobody()
+            .header("authorization", value)
+    };
     let admin = &server.admin;
     bearer(&format!("bearer {admin}")).expect(200).await;
     for bad in [
@@ -185,12 +290,22 @@ async fn tokens_must_be_whole_and_alone(server: &TestServer) {
         assert_eq!(refused.header("www-authenticate"), Some("Bearer"));
         assert!(!refused.text().contains(admin), "no secret comes back");
     }
-    let twice = bearer(&format!("Bearer {admin}")).header("authorization", &format!("Bearer {admin}"));
+    let twice =
+        bearer(&format!("Bearer {admin}")).header("authorization", &format!("Bearer {admin}"));
     twice.expect_problem(401, "unauthenticated").await;
     // A session's routes are not for keys.
-    server.get("session").expect_problem(403, "insufficient_scope").await;
-    server.post("session/rotate").expect_problem(403, "insufficient_scope").await;
-    server.delete("session").expect_problem(403, "insufficient_scope").await;
+    server
+        .get("session")
+        .expect_problem(403, "insufficient_scope")
+        .await;
+    server
+        .post("session/rotate")
+        .expect_problem(403, "insufficient_scope")
+        .await;
+    server
+        .delete("session")
+        .expect_problem(403, "insufficient_scope")
+        .await;
 }
 
 async fn who_asks_is_settled_before_what_is_asked(server: &TestServer) {
@@ -205,9 +320,19 @@ async fn who_asks_is_settled_before_what_is_asked(server: &TestServer) {
 
 async fn a_revoked_key_is_refused_within_a_second(server: &TestServer) {
     let context = Context::system("tests");
-    let made = server.platform.keys().create(&context, "gone", &[Scope::Read]).await.unwrap();
+    let made = server
+        .platform
+        .keys()
+        .create(&context, "gone", &[Scope::Read])
+        .await
+        .unwrap();
     server.get("users").by(&made.token).expect(200).await;
-    server.platform.keys().revoke(&context, made.key.id).await.unwrap();
+    server
+        .platform
+        .keys()
+        .revoke(&context, made.key.id)
+        .await
+        .unwrap();
     tokio::time::sleep(std::time::Duration::from_secs(1)).await;
     let call = server.get("users").by(&made.token);
     call.expect_problem(401, "unauthenticated").await;

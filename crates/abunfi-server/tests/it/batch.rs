@@ -22,8 +22,14 @@ async fn an_atomic_batch_is_all_or_nothing(server: &TestServer) {
     let items = [deposit(&b, "5"), withdraw(&a, "4"), withdraw(&b, "1")];
     let done = call(server, "ok", true, &items).expect(200).await;
     assert_eq!(done.text_at("/results/0/transaction/user_id"), b);
-    assert_eq!(done.text_at("/results/1/transaction/balance/available"), "6");
-    assert_eq!(done.text_at("/results/2/transaction/balance/available"), "4");
+    assert_eq!(
+        done.text_at("/results/1/transaction/balance/available"),
+        "6"
+    );
+    assert_eq!(
+        done.text_at("/results/2/transaction/balance/available"),
+        "4"
+    );
     let again = call(server, "ok", true, &items).expect(200).await;
     assert_eq!(again.text(), done.text());
     assert_eq!(again.header("idempotent-replayed"), Some("true"));
@@ -35,16 +41,32 @@ async fn an_atomic_batch_is_all_or_nothing(server: &TestServer) {
     assert_eq!(failed.text_at("/error/available"), "6");
     assert_eq!(failed.text_at("/error/request_id"), "b-1");
     assert_eq!(failed.at("/error/status"), 422);
-    assert_eq!((server.available(&a).await.as_str(), server.available(&b).await.as_str()), ("6", "4"));
-    let again = call(server, "no", true, &items).expect_problem(422, "batch_failed").await;
+    assert_eq!(
+        (
+            server.available(&a).await.as_str(),
+            server.available(&b).await.as_str()
+        ),
+        ("6", "4")
+    );
+    let again = call(server, "no", true, &items)
+        .expect_problem(422, "batch_failed")
+        .await;
     assert_eq!(again.text(), failed.text());
     assert_eq!(again.header("idempotent-replayed"), Some("true"));
     let other = call(server, "no", true, &items[..1]);
     other.expect_problem(422, "idempotency_key_reused").await;
     let nobody = "0190f5a0-0000-7000-8000-000000000000";
-    let failed = call(server, "nobody", true, &[deposit(&a, "1"), deposit(nobody, "1")]);
+    let failed = call(
+        server,
+        "nobody",
+        true,
+        &[deposit(&a, "1"), deposit(nobody, "1")],
+    );
     let failed = failed.expect_problem(422, "batch_failed").await;
-    assert_eq!((failed.at("/index"), failed.text_at("/error/code")), (json!(1), "not_found".to_owned()));
+    assert_eq!(
+        (failed.at("/index"), failed.text_at("/error/code")),
+        (json!(1), "not_found".to_owned())
+    );
     assert_eq!(server.available(&a).await, "6");
 }
 
@@ -59,9 +81,15 @@ async fn faulty_items_of_other_batches_fail_alone(server: &TestServer) {
         deposit("0190f5a0-0000-7000-8000-000000000000", "1"),
         deposit(&user, "1"),
     ];
-    let done = call(server, "k", false, &items).header("x-request-id", "first").expect(200).await;
+    let done = call(server, "k", false, &items)
+        .header("x-request-id", "first")
+        .expect(200)
+        .await;
     assert_eq!(done.at("/results").as_array().unwrap().len(), 7);
-    assert_eq!(done.text_at("/results/0/transaction/balance/available"), "6");
+    assert_eq!(
+        done.text_at("/results/0/transaction/balance/available"),
+        "6"
+    );
     assert_eq!(done.text_at("/results/1/error/code"), "insufficient_funds");
     assert_eq!(done.text_at("/results/1/error/request_id"), "first");
     assert_eq!(done.text_at("/results/2/error/code"), "validation_failed");
@@ -73,11 +101,20 @@ async fn faulty_items_of_other_batches_fail_alone(server: &TestServer) {
         .map(|fault| fault["pointer"].clone())
         .collect();
     assert_eq!(pointers, ["/transactions/2/amount", "/transactions/2/x"]);
-    assert_eq!(done.text_at("/results/3/error/errors/0/pointer"), "/transactions/3/user_id");
+    assert_eq!(
+        done.text_at("/results/3/error/errors/0/pointer"),
+        "/transactions/3/user_id"
+    );
     assert_eq!(done.text_at("/results/4/error/errors/0/code"), "wrong_type");
     assert_eq!(done.text_at("/results/5/error/code"), "not_found");
-    assert_eq!(done.text_at("/results/6/transaction/balance/available"), "7");
-    let again = call(server, "k", false, &items).header("x-request-id", "second").expect(200).await;
+    assert_eq!(
+        done.text_at("/results/6/transaction/balance/available"),
+        "7"
+    );
+    let again = call(server, "k", false, &items)
+        .header("x-request-id", "second")
+        .expect(200)
+        .await;
     assert_eq!(again.text(), done.text());
     assert_eq!(server.available(&user).await, "7");
 }
@@ -89,9 +126,20 @@ async fn a_number_out_of_range_fails_its_item_only(server: &TestServer) {
             {{"user_id": "{user}", "type": "deposit", "amount": "1", "block_number": 99999999999999999999999}},
             {{"user_id": "{user}", "type": "deposit", "amount": "2"}}]}}"#
     );
-    let done = server.post("transactions/batch").key("k").text(body.clone()).expect(200).await;
-    assert_eq!(done.text_at("/results/0/error/errors/0/pointer"), "/transactions/0/block_number");
-    assert_eq!(done.text_at("/results/0/error/errors/0/code"), "out_of_range");
+    let done = server
+        .post("transactions/batch")
+        .key("k")
+        .text(body.clone())
+        .expect(200)
+        .await;
+    assert_eq!(
+        done.text_at("/results/0/error/errors/0/pointer"),
+        "/transactions/0/block_number"
+    );
+    assert_eq!(
+        done.text_at("/results/0/error/errors/0/code"),
+        "out_of_range"
+    );
     assert_eq!(done.text_at("/results/1/transaction/amount"), "2");
     let atomic = body.replace("false", "true");
     let refused = server.post("transactions/batch").key("a").text(atomic);
@@ -105,28 +153,42 @@ async fn the_frame_of_a_batch_is_checked(server: &TestServer) {
         call.expect_problem(422, "validation_failed")
     };
     let item = deposit(&user, "1");
-    refuse(json!({"transactions": [item]})).await.has_faults(&[("/atomic", "required")]);
-    refuse(json!({"atomic": "yes", "transactions": 5, "x": 1})).await.has_faults(&[
-        ("/atomic", "wrong_type"),
-        ("/transactions", "wrong_type"),
-        ("/x", "unknown_field"),
-    ]);
-    refuse(json!({"atomic": false, "transactions": []})).await.has_faults(&[("/transactions", "too_short")]);
+    refuse(json!({"transactions": [item]}))
+        .await
+        .has_faults(&[("/atomic", "required")]);
+    refuse(json!({"atomic": "yes", "transactions": 5, "x": 1}))
+        .await
+        .has_faults(&[
+            ("/atomic", "wrong_type"),
+            ("/transactions", "wrong_type"),
+            ("/x", "unknown_field"),
+        ]);
+    refuse(json!({"atomic": false, "transactions": []}))
+        .await
+        .has_faults(&[("/transactions", "too_short")]);
     let many = vec![item.clone(); 1_001];
-    refuse(json!({"atomic": false, "transactions": many})).await.has_faults(&[("/transactions", "too_long")]);
+    refuse(json!({"atomic": false, "transactions": many}))
+        .await
+        .has_faults(&[("/transactions", "too_long")]);
     let faulty = json!({"user_id": "x", "type": "deposit", "amount": "-1"});
-    refuse(json!({"atomic": true, "transactions": [item, faulty]})).await.has_faults(&[
-        ("/transactions/1/amount", "bad_format"),
-        ("/transactions/1/user_id", "bad_format"),
-    ]);
+    refuse(json!({"atomic": true, "transactions": [item, faulty]}))
+        .await
+        .has_faults(&[
+            ("/transactions/1/amount", "bad_format"),
+            ("/transactions/1/user_id", "bad_format"),
+        ]);
     assert_eq!(server.available(&user).await, "0");
 }
 
 async fn a_thousand_items_fit(server: &TestServer) {
     let users = [server.user().await, server.user().await];
-    let items: Vec<_> = (0..1_000).map(|index| deposit(&users[index % 2], "1")).collect();
+    let items: Vec<_> = (0..1_000)
+        .map(|index| deposit(&users[index % 2], "1"))
+        .collect();
     for (atomic, available) in [(true, "500"), (false, "1000")] {
-        let done = call(server, &format!("{atomic}"), atomic, &items).expect(200).await;
+        let done = call(server, &format!("{atomic}"), atomic, &items)
+            .expect(200)
+            .await;
         assert_eq!(done.at("/results").as_array().unwrap().len(), 1_000);
         assert_eq!(server.available(&users[0]).await, available);
     }

@@ -10,7 +10,14 @@ async fn a_dashboard_is_one_cached_read_that_shows_every_write(server: &TestServ
     let first = server.get(&address).expect(200).await;
     assert_eq!(first.header("x-cache"), Some("miss"));
     let members: Vec<_> = first.json().as_object().unwrap().keys().cloned().collect();
-    for member in ["user", "balances", "transactions", "stats", "preferences", "generated_at"] {
+    for member in [
+        "user",
+        "balances",
+        "transactions",
+        "stats",
+        "preferences",
+        "generated_at",
+    ] {
         assert!(members.iter().any(|name| name == member), "{member}");
     }
     assert_eq!(members.len(), 6);
@@ -21,22 +28,50 @@ async fn a_dashboard_is_one_cached_read_that_shows_every_write(server: &TestServ
     let second = server.get(&address).expect(200).await;
     assert_eq!(second.header("x-cache"), Some("hit"));
     assert_eq!(second.body, first.body);
-    let unchanged = server.get(&address).header("if-none-match", &first.etag()).expect(304).await;
+    let unchanged = server
+        .get(&address)
+        .header("if-none-match", &first.etag())
+        .expect(304)
+        .await;
     assert!(unchanged.body.is_empty());
     for index in 1..=11 {
-        server.posted(&user, json!({"type": "deposit", "amount": "1"})).await;
+        server
+            .posted(&user, json!({"type": "deposit", "amount": "1"}))
+            .await;
         let shown = server.get(&address).expect(200).await;
-        assert_eq!(shown.text_at("/balances/0/available"), (100 + index).to_string());
+        assert_eq!(
+            shown.text_at("/balances/0/available"),
+            (100 + index).to_string()
+        );
     }
-    let last = server.get(&address).header("if-none-match", &first.etag()).expect(200).await;
+    let last = server
+        .get(&address)
+        .header("if-none-match", &first.etag())
+        .expect(200)
+        .await;
     assert_eq!(last.at("/transactions").as_array().unwrap().len(), 10);
-    let listed = server.get(&format!("users/{user}/transactions?limit=10")).expect(200).await;
+    let listed = server
+        .get(&format!("users/{user}/transactions?limit=10"))
+        .expect(200)
+        .await;
     assert_eq!(last.at("/transactions"), listed.at("/data"));
-    let stats = server.get(&format!("users/{user}/transactions/stats")).expect(200).await;
+    let stats = server
+        .get(&format!("users/{user}/transactions/stats"))
+        .expect(200)
+        .await;
     assert_eq!(last.at("/stats"), stats.json());
-    let preferences = server.patch(&format!("users/{user}/preferences")).json(&json!({"language": "en"}));
+    let preferences = server
+        .patch(&format!("users/{user}/preferences"))
+        .json(&json!({"language": "en"}));
     preferences.expect(200).await;
-    assert_eq!(server.get(&address).expect(200).await.text_at("/preferences/language"), "en");
+    assert_eq!(
+        server
+            .get(&address)
+            .expect(200)
+            .await
+            .text_at("/preferences/language"),
+        "en"
+    );
 }
 
 on_every_backend!(a_dashboard_is_one_cached_read_that_shows_every_write);

@@ -14,17 +14,32 @@ async fn preferences_are_replaced_patched_and_reset(server: &TestServer) {
     let first = server.get(&address).expect(200).await;
     assert_eq!(first.json(), defaults());
     assert!(first.header("x-document-state").is_none());
-    let patch = json!({"language": "en", "notifications": {"sms": true, "push": null}, "theme": "dark"});
+    let patch =
+        json!({"language": "en", "notifications": {"sms": true, "push": null}, "theme": "dark"});
     let patched = server.patch(&address);
-    let patched = patched.typed("application/merge-patch+json", patch.to_string()).expect(200).await;
+    let patched = patched
+        .typed("application/merge-patch+json", patch.to_string())
+        .expect(200)
+        .await;
     assert_eq!(patched.at("/language"), "en");
     assert_eq!(patched.at("/notifications/sms"), true);
-    assert_eq!(patched.at("/notifications/push"), true, "what is missing is the default");
+    assert_eq!(
+        patched.at("/notifications/push"),
+        true,
+        "what is missing is the default"
+    );
     assert_eq!(patched.at("/theme"), "dark");
     assert_ne!(patched.etag(), first.etag());
     let shown = server.get(&address).expect(200).await;
-    assert_eq!((shown.json(), shown.etag()), (patched.json(), patched.etag()));
-    let put = server.put(&address).json(&json!({"currency": "USD"})).expect(200).await;
+    assert_eq!(
+        (shown.json(), shown.etag()),
+        (patched.json(), patched.etag())
+    );
+    let put = server
+        .put(&address)
+        .json(&json!({"currency": "USD"}))
+        .expect(200)
+        .await;
     assert_eq!(put.at("/currency"), "USD");
     assert_eq!(put.at("/language"), "vi");
     assert!(put.json().get("theme").is_none());
@@ -44,7 +59,11 @@ async fn metadata_is_free_json(server: &TestServer) {
     let put = server.put(&address).text(free).expect(200).await;
     assert_eq!(put.json(), serde_json::from_str::<Value>(free).unwrap());
     assert_eq!(server.get(&address).expect(200).await.json(), put.json());
-    let patched = server.patch(&address).json(&json!({"a": {"n": 1, "list": null}, "z": null})).expect(200).await;
+    let patched = server
+        .patch(&address)
+        .json(&json!({"a": {"n": 1, "list": null}, "z": null}))
+        .expect(200)
+        .await;
     assert_eq!(patched.at("/a"), json!({"n": 1}));
     assert!(patched.json().get("z").is_none());
     for _ in 0..2 {
@@ -58,19 +77,40 @@ async fn versions_guard_documents(server: &TestServer) {
     for kind in ["preferences", "metadata"] {
         let address = format!("users/{user}/{kind}");
         let tag = server.get(&address).expect(200).await.etag();
-        server.get(&address).header("if-none-match", &tag).expect(304).await;
+        server
+            .get(&address)
+            .header("if-none-match", &tag)
+            .expect(304)
+            .await;
         let put = |value: i64| server.put(&address).json(&json!({"n": value}));
         let written = put(1).header("if-match", &tag).expect(200).await;
-        put(2).header("if-match", &tag).expect_problem(412, "version_mismatch").await;
+        put(2)
+            .header("if-match", &tag)
+            .expect_problem(412, "version_mismatch")
+            .await;
         let patch = server.patch(&address).json(&json!({"n": 3}));
-        patch.header("if-match", &tag).expect_problem(412, "version_mismatch").await;
+        patch
+            .header("if-match", &tag)
+            .expect_problem(412, "version_mismatch")
+            .await;
         let delete = server.delete(&address).header("if-match", &tag);
         delete.expect_problem(412, "version_mismatch").await;
-        put(4).header("if-none-match", "*").expect_problem(412, "version_mismatch").await;
-        server.get(&address).header("if-none-match", &tag).expect(200).await;
+        put(4)
+            .header("if-none-match", "*")
+            .expect_problem(412, "version_mismatch")
+            .await;
+        server
+            .get(&address)
+            .header("if-none-match", &tag)
+            .expect(200)
+            .await;
         let now = server.get(&address).expect(200).await;
         assert_eq!((now.at("/n"), now.etag()), (json!(1), written.etag()));
-        server.delete(&address).header("if-match", &now.etag()).expect(204).await;
+        server
+            .delete(&address)
+            .header("if-match", &now.etag())
+            .expect(204)
+            .await;
         let made = put(5).header("if-none-match", "*").expect(200).await;
         assert_eq!(made.at("/n"), 5, "create only, after it was deleted");
     }
@@ -95,22 +135,36 @@ async fn what_no_backend_can_hold_is_refused_by_all(server: &TestServer) {
         (large.as_str(), "", "too_long"),
     ] {
         for kind in ["metadata", "preferences"] {
-            let call = server.put(&format!("users/{user}/{kind}")).text(body.to_owned());
+            let call = server
+                .put(&format!("users/{user}/{kind}"))
+                .text(body.to_owned());
             let refused = call.expect_problem(422, "validation_failed").await;
             let faults = refused.faults();
             let expected = (pointer.to_owned(), code.to_owned());
             assert!(faults.contains(&expected), "{body:.60}: {faults:?}");
         }
     }
-    let refused = server.put(&address).text(deep).expect_problem(422, "validation_failed").await;
-    assert!(refused.faults().iter().any(|(_, code)| code == "out_of_range"));
+    let refused = server
+        .put(&address)
+        .text(deep)
+        .expect_problem(422, "validation_failed")
+        .await;
+    assert!(
+        refused
+            .faults()
+            .iter()
+            .any(|(_, code)| code == "out_of_range")
+    );
     let deepest = format!("{{\"a\":{}1{}}}", "[".repeat(31), "]".repeat(31));
     server.put(&address).text(deepest).expect(200).await;
     let patch = server.patch(&address).text(r#"{"$x": 1}"#);
     patch.expect_problem(422, "validation_failed").await;
     let refused = server.put(&format!("users/{user}/preferences"));
     let body = json!({"language": "fr", "currency": "dong", "notifications": {"email": "yes"}});
-    let refused = refused.json(&body).expect_problem(422, "validation_failed").await;
+    let refused = refused
+        .json(&body)
+        .expect_problem(422, "validation_failed")
+        .await;
     refused.has_faults(&[
         ("/currency", "bad_format"),
         ("/language", "not_allowed"),
@@ -121,9 +175,13 @@ async fn what_no_backend_can_hold_is_refused_by_all(server: &TestServer) {
 async fn bodies_are_of_the_right_type(server: &TestServer) {
     let user = server.user().await;
     let address = format!("users/{user}/metadata");
-    let put = server.put(&address).typed("application/merge-patch+json", "{}");
+    let put = server
+        .put(&address)
+        .typed("application/merge-patch+json", "{}");
     put.expect_problem(415, "unsupported_media_type").await;
-    let patch = server.patch(&address).typed("application/json-patch+json", "[]");
+    let patch = server
+        .patch(&address)
+        .typed("application/json-patch+json", "[]");
     patch.expect_problem(415, "unsupported_media_type").await;
 }
 

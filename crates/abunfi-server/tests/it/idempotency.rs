@@ -25,7 +25,9 @@ async fn a_replay_is_the_same_bytes(server: &TestServer) {
         assert_ne!(again.header("x-request-id"), first.header("x-request-id"));
     }
     // Also when the account has moved on since.
-    server.posted(&user, json!({"type": "deposit", "amount": "1"})).await;
+    server
+        .posted(&user, json!({"type": "deposit", "amount": "1"}))
+        .await;
     let again = server.post(&address).key("k").text(body).expect(201).await;
     assert_eq!(again.text(), first.text());
     assert_eq!(server.available(&user).await, "6");
@@ -36,21 +38,46 @@ async fn a_refusal_that_was_decided_is_replayed_too(server: &TestServer) {
     let address = format!("users/{user}/transactions");
     let body = json!({"type": "withdraw", "amount": "6"});
     let call = || server.post(&address).key("k").json(&body);
-    let first = call().header("x-request-id", "first").expect_problem(422, "insufficient_funds").await;
+    let first = call()
+        .header("x-request-id", "first")
+        .expect_problem(422, "insufficient_funds")
+        .await;
     assert_eq!(first.text_at("/request_id"), "first");
-    server.posted(&user, json!({"type": "deposit", "amount": "100"})).await;
-    let again = call().header("x-request-id", "second").expect_problem(422, "insufficient_funds").await;
-    assert_eq!(again.text(), first.text(), "although there would be enough by now");
+    server
+        .posted(&user, json!({"type": "deposit", "amount": "100"}))
+        .await;
+    let again = call()
+        .header("x-request-id", "second")
+        .expect_problem(422, "insufficient_funds")
+        .await;
+    assert_eq!(
+        again.text(),
+        first.text(),
+        "although there would be enough by now"
+    );
     assert_eq!(again.header("idempotent-replayed"), Some("true"));
     assert_eq!(again.header("x-request-id"), Some("second"));
     let held = server.withdrawal(&user, "1").await;
     let confirm = format!("{address}/{held}/confirm");
     let done = server.post(&confirm).key("c").expect(200).await;
-    let again = server.post(&confirm).key("c").json(&json!({})).expect(200).await;
+    let again = server
+        .post(&confirm)
+        .key("c")
+        .json(&json!({}))
+        .expect(200)
+        .await;
     assert_eq!(again.text(), done.text());
     assert_eq!(again.header("idempotent-replayed"), Some("true"));
-    let refused = server.post(&confirm).key("d").expect_problem(409, "invalid_transition").await;
-    let again = server.post(&confirm).key("d").expect_problem(409, "invalid_transition").await;
+    let refused = server
+        .post(&confirm)
+        .key("d")
+        .expect_problem(409, "invalid_transition")
+        .await;
+    let again = server
+        .post(&confirm)
+        .key("d")
+        .expect_problem(409, "invalid_transition")
+        .await;
     assert_eq!(again.text(), refused.text());
 }
 
@@ -64,7 +91,9 @@ async fn one_key_from_sixteen_clients_at_once_posts_once(server: &TestServer) {
         assert_eq!(answer.status, 201, "{}", answer.text());
         assert_eq!(answer.text(), answers[0].text());
     }
-    let first = answers.iter().filter(|answer| answer.header("idempotent-replayed").is_none());
+    let first = answers
+        .iter()
+        .filter(|answer| answer.header("idempotent-replayed").is_none());
     assert_eq!(first.count(), 1);
     assert_eq!(server.available(&user).await, "7");
 }
@@ -73,21 +102,40 @@ async fn a_key_stands_for_one_request(server: &TestServer) {
     let user = server.user().await;
     let address = format!("users/{user}/transactions");
     let post = |body: serde_json::Value| server.post(&address).key("k").json(&body);
-    post(json!({"type": "deposit", "amount": "5"})).expect(201).await;
+    post(json!({"type": "deposit", "amount": "5"}))
+        .expect(201)
+        .await;
     let other = post(json!({"type": "deposit", "amount": "6"}));
     other.expect_problem(422, "idempotency_key_reused").await;
     // What is not stored does not use a key up.
-    let call = server.post(&address).key("v").json(&json!({"type": "deposit", "amount": "x"}));
+    let call = server
+        .post(&address)
+        .key("v")
+        .json(&json!({"type": "deposit", "amount": "x"}));
     call.expect_problem(422, "validation_failed").await;
-    let call = server.post(&address).key("v").json(&json!({"type": "deposit", "amount": "1"}));
+    let call = server
+        .post(&address)
+        .key("v")
+        .json(&json!({"type": "deposit", "amount": "1"}));
     call.expect(201).await;
     // On another user, and on another route, it is another key.
     let friend = server.user().await;
-    let call = server.post(&format!("users/{friend}/transactions")).key("k");
+    let call = server
+        .post(&format!("users/{friend}/transactions"))
+        .key("k");
     let call = call.json(&json!({"type": "deposit", "amount": "5"}));
-    assert!(call.expect(201).await.header("idempotent-replayed").is_none());
+    assert!(
+        call.expect(201)
+            .await
+            .header("idempotent-replayed")
+            .is_none()
+    );
     let held = server.withdrawal(&user, "1").await;
-    let confirm = server.post(&format!("{address}/{held}/confirm")).key("k").expect(200).await;
+    let confirm = server
+        .post(&format!("{address}/{held}/confirm"))
+        .key("k")
+        .expect(200)
+        .await;
     assert!(confirm.header("idempotent-replayed").is_none());
 }
 
@@ -99,9 +147,20 @@ async fn a_key_belongs_to_who_uses_it(server: &TestServer) {
     let rotated = server.key("shop", &[Scope::Money]).await;
     let other = server.key("bank", &[Scope::Money]).await;
     let (session, _) = server.session(&user).await;
-    let post = |token: &str| server.post(&address).by(token).key("k").json(&body).expect(201);
+    let post = |token: &str| {
+        server
+            .post(&address)
+            .by(token)
+            .key("k")
+            .json(&body)
+            .expect(201)
+    };
     let made = post(&first).await;
-    assert_eq!(post(&rotated).await.text(), made.text(), "the owner outlives the key");
+    assert_eq!(
+        post(&rotated).await.text(),
+        made.text(),
+        "the owner outlives the key"
+    );
     for stranger in [&other, &session] {
         let own = post(stranger).await;
         assert!(own.header("idempotent-replayed").is_none());
@@ -109,7 +168,11 @@ async fn a_key_belongs_to_who_uses_it(server: &TestServer) {
     }
     let (second, _) = server.session(&user).await;
     let again = post(&second).await;
-    assert_eq!(again.header("idempotent-replayed"), Some("true"), "the user outlives the session");
+    assert_eq!(
+        again.header("idempotent-replayed"),
+        Some("true"),
+        "the user outlives the session"
+    );
 }
 
 async fn a_key_must_be_there_and_well_formed(server: &TestServer) {
@@ -132,12 +195,24 @@ async fn a_key_must_be_there_and_well_formed(server: &TestServer) {
         };
         call().expect_problem(400, "idempotency_key_missing").await;
         for bad in ["", "a b", &"x".repeat(256)] {
-            call().key(bad).expect_problem(400, "idempotency_key_invalid").await;
+            call()
+                .key(bad)
+                .expect_problem(400, "idempotency_key_invalid")
+                .await;
         }
-        call().key("a").key("b").expect_problem(400, "idempotency_key_invalid").await;
+        call()
+            .key("a")
+            .key("b")
+            .expect_problem(400, "idempotency_key_invalid")
+            .await;
     }
     let longest = "~".repeat(255);
-    server.post(&transactions).key(&longest).json(&body).expect(201).await;
+    server
+        .post(&transactions)
+        .key(&longest)
+        .json(&body)
+        .expect(201)
+        .await;
 }
 
 /// Holds the lock that postings to `user` need, for `time`.
@@ -148,18 +223,18 @@ async fn block(server: &TestServer, user: &str, time: Duration) {
     let locked = std::sync::Mutex::new(Some(locked));
     let backend = server.backend;
     tokio::spawn(async move {
-        let body = |transaction: &mut dyn abunfi::transaction::Transaction| {
+        let held = platform.execute_transaction(|transaction| {
             let locked = locked.lock().unwrap().take();
-            let row = transaction.postgres().map(|connection| {
-                sqlx::query("SELECT 1 FROM accounts WHERE user_id = $1 FOR UPDATE")
-                    .bind(user.uuid())
-                    .execute(connection)
-            });
             async move {
+                let row = transaction.postgres();
                 // SQLite has one writer, and this is it.
                 assert_eq!(row.is_some(), backend == Backend::Servers);
-                if let Some(row) = row {
-                    row.await.expect("the lock");
+                if let Some(connection) = row {
+                    sqlx::query("SELECT 1 FROM accounts WHERE user_id = $1 FOR UPDATE")
+                        .bind(user.uuid())
+                        .execute(connection)
+                        .await
+                        .expect("the lock");
                 }
                 if let Some(locked) = locked {
                     locked.send(()).expect("the test waits");
@@ -168,9 +243,9 @@ async fn block(server: &TestServer, user: &str, time: Duration) {
                 Ok(())
             }
             .boxed()
-        };
+        });
         // How it ends does not matter: it only stood in the way.
-        let _ended = platform.execute_transaction(body).await;
+        let _ended = held.await;
     });
     is_locked.await.expect("the lock is held");
 }

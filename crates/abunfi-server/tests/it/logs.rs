@@ -7,7 +7,8 @@ use crate::support::{Answer, TestServer, on_every_backend};
 fn messages(answer: &Answer) -> Vec<String> {
     let rows = answer.at("/data");
     let rows = rows.as_array().unwrap().iter();
-    rows.map(|row| row["message"].as_str().unwrap().to_owned()).collect()
+    rows.map(|row| row["message"].as_str().unwrap().to_owned())
+        .collect()
 }
 
 async fn entries_are_written_and_found(server: &TestServer) {
@@ -23,21 +24,42 @@ async fn entries_are_written_and_found(server: &TestServer) {
     server.post("logs").json(&many).expect(202).await;
     let list = |query: &str| server.get(&format!("logs?{query}")).expect(200);
     let all = list("").await;
-    assert_eq!(messages(&all), ["Paid 100%", "line\nbreak", "second", "first"]);
+    assert_eq!(
+        messages(&all),
+        ["Paid 100%", "line\nbreak", "second", "first"]
+    );
     let newest = all.at("/data/0");
-    assert_eq!((&newest["level"], &newest["fields"], &newest["request_id"]), (&json!("info"), &json!({"step": 3}), &json!("r-1")));
+    assert_eq!(
+        (&newest["level"], &newest["fields"], &newest["request_id"]),
+        (&json!("info"), &json!({"step": 3}), &json!("r-1"))
+    );
     assert!(newest["at"].as_str().unwrap().ends_with('Z'));
-    assert_eq!(messages(&list("level=warn").await), ["line\nbreak", "second"]);
-    assert_eq!(messages(&list("target=app.pay&level=info").await), ["Paid 100%", "line\nbreak"]);
+    assert_eq!(
+        messages(&list("level=warn").await),
+        ["line\nbreak", "second"]
+    );
+    assert_eq!(
+        messages(&list("target=app.pay&level=info").await),
+        ["Paid 100%", "line\nbreak"]
+    );
     assert_eq!(messages(&list("request_id=r-1").await), ["Paid 100%"]);
     assert_eq!(messages(&list("q=PAID%20100%25").await), ["Paid 100%"]);
     assert_eq!(messages(&list("q=%25").await), ["Paid 100%"], "no wildcard");
-    assert_eq!(messages(&list(&format!("from={}&to={}", at(2), at(3))).await), ["second"]);
+    assert_eq!(
+        messages(&list(&format!("from={}&to={}", at(2), at(3))).await),
+        ["second"]
+    );
     let page = list("limit=3").await;
     let cursor = page.text_at("/next_cursor");
-    assert_eq!(messages(&list(&format!("limit=3&cursor={cursor}")).await), ["first"]);
+    assert_eq!(
+        messages(&list(&format!("limit=3&cursor={cursor}")).await),
+        ["first"]
+    );
     for bad in ["level=fatal", "from=x", "request_id=a%20b", "module=x"] {
-        server.get(&format!("logs?{bad}")).expect_problem(400, "invalid_parameter").await;
+        server
+            .get(&format!("logs?{bad}"))
+            .expect_problem(400, "invalid_parameter")
+            .await;
     }
 }
 
@@ -47,7 +69,9 @@ async fn faulty_entries_are_refused_together(server: &TestServer) {
         call.expect_problem(422, "validation_failed")
     };
     let good = json!({"level": "info", "target": "t", "message": "m"});
-    let refused = refuse(json!([good, {"level": "loud", "message": "", "fields": [], "at": "x", "to": 1}])).await;
+    let refused =
+        refuse(json!([good, {"level": "loud", "message": "", "fields": [], "at": "x", "to": 1}]))
+            .await;
     refused.has_faults(&[
         ("/1/at", "bad_format"),
         ("/1/fields", "wrong_type"),
@@ -57,11 +81,27 @@ async fn faulty_entries_are_refused_together(server: &TestServer) {
         ("/1/to", "unknown_field"),
     ]);
     refuse(json!([])).await.has_faults(&[("", "too_short")]);
-    refuse(json!(vec![good.clone(); 1_001])).await.has_faults(&[("", "too_long")]);
-    refuse(json!("message")).await.has_faults(&[("", "wrong_type"), ("/level", "required"), ("/message", "required"), ("/target", "required")]);
-    refuse(json!({"level": "info", "target": "t", "message": "a\u{0}b"})).await.has_faults(&[("/message", "not_allowed")]);
+    refuse(json!(vec![good.clone(); 1_001]))
+        .await
+        .has_faults(&[("", "too_long")]);
+    refuse(json!("message")).await.has_faults(&[
+        ("", "wrong_type"),
+        ("/level", "required"),
+        ("/message", "required"),
+        ("/target", "required"),
+    ]);
+    refuse(json!({"level": "info", "target": "t", "message": "a\u{0}b"}))
+        .await
+        .has_faults(&[("/message", "not_allowed")]);
     assert_eq!(server.get("logs").expect(200).await.at("/data"), json!([]));
-    server.post("logs").json(&json!(vec![good; 1_000])).expect(202).await;
+    server
+        .post("logs")
+        .json(&json!(vec![good; 1_000]))
+        .expect(202)
+        .await;
 }
 
-on_every_backend!(entries_are_written_and_found, faulty_entries_are_refused_together);
+on_every_backend!(
+    entries_are_written_and_found,
+    faulty_entries_are_refused_together
+);

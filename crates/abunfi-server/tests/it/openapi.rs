@@ -17,7 +17,10 @@ impl Contract {
     fn operation(&self, method: &Method, template: &str) -> &Value {
         let method = method.as_str().to_lowercase();
         let operation = &self.document["paths"][template][&method];
-        assert!(operation.is_object(), "{method} {template} is not described");
+        assert!(
+            operation.is_object(),
+            "{method} {template} is not described"
+        );
         operation
     }
 
@@ -45,7 +48,11 @@ impl Contract {
         assert!(answer.status.is_success(), "{place}: {}", answer.text());
         let operation = self.operation(&method, template);
         let response = &operation["responses"][answer.status.as_str()];
-        assert!(response.is_object(), "{place} does not describe {}", answer.status);
+        assert!(
+            response.is_object(),
+            "{place} does not describe {}",
+            answer.status
+        );
         let schema = &response["content"]["application/json"]["schema"];
         if schema.is_object() {
             let faults = schema::faults(&self.document, schema, &answer.json(), "");
@@ -54,10 +61,15 @@ impl Contract {
             assert!(answer.body.is_empty(), "{place}: {}", answer.text());
         }
         for (name, _) in response["headers"].as_object().into_iter().flatten() {
-            let is_for_some = ["Idempotent-Replayed", "X-Document-State", "X-Expires-At"].contains(&name.as_str());
-            assert!(is_for_some || answer.header(name).is_some(), "{place}: {name}");
+            let is_for_some = ["Idempotent-Replayed", "X-Document-State", "X-Expires-At"]
+                .contains(&name.as_str());
+            assert!(
+                is_for_some || answer.header(name).is_some(),
+                "{place}: {name}"
+            );
         }
-        self.called.insert(format!("{} {template}", method.as_str().to_lowercase()));
+        self.called
+            .insert(format!("{} {template}", method.as_str().to_lowercase()));
         answer
     }
 }
@@ -79,7 +91,12 @@ async fn every_operation_answers_as_described_and_takes_its_example(server: &Tes
         .as_object()
         .unwrap()
         .iter()
-        .flat_map(|(path, item)| item.as_object().unwrap().keys().map(move |method| format!("{method} {path}")))
+        .flat_map(|(path, item)| {
+            item.as_object()
+                .unwrap()
+                .keys()
+                .map(move |method| format!("{method} {path}"))
+        })
         .collect();
     assert_eq!(contract.called, described, "every operation is called here");
 }
@@ -87,11 +104,17 @@ async fn every_operation_answers_as_described_and_takes_its_example(server: &Tes
 async fn check_users(contract: &mut Contract, server: &TestServer) {
     let template = "/api/v1/users";
     let example = contract.example(&Method::POST, template);
-    let made = contract.check(Method::POST, template, server.post("users").json(&example)).await;
+    let made = contract
+        .check(Method::POST, template, server.post("users").json(&example))
+        .await;
     let user = made.text_at("/id");
-    contract.check(Method::GET, template, server.get("users")).await;
+    contract
+        .check(Method::GET, template, server.get("users"))
+        .await;
     let template = "/api/v1/users/{id}";
-    contract.check(Method::GET, template, server.get(&format!("users/{user}"))).await;
+    contract
+        .check(Method::GET, template, server.get(&format!("users/{user}")))
+        .await;
     let example = contract.example(&Method::PATCH, template);
     let call = server.patch(&format!("users/{user}")).json(&example);
     contract.check(Method::PATCH, template, call).await;
@@ -102,7 +125,9 @@ async fn check_users(contract: &mut Contract, server: &TestServer) {
     let friend = json!({"email": "friend@example.com", "name": "F", "referred_by": made.at("/referral/code")});
     server.post("users").json(&friend).expect(201).await;
     let call = server.get(&format!("users/{user}/referrals"));
-    contract.check(Method::GET, "/api/v1/users/{id}/referrals", call).await;
+    contract
+        .check(Method::GET, "/api/v1/users/{id}/referrals", call)
+        .await;
 }
 
 async fn check_money(contract: &mut Contract, server: &TestServer) {
@@ -119,22 +144,40 @@ async fn check_money(contract: &mut Contract, server: &TestServer) {
     for (id, verb) in [(0, "submit"), (0, "confirm"), (1, "fail"), (2, "cancel")] {
         let template = format!("{base}/{{tx}}/{verb}");
         let example = contract.example(&Method::POST, &template);
-        let call = server.post(&format!("{own}/{}/{verb}", held[id])).key(verb).json(&example);
+        let call = server
+            .post(&format!("{own}/{}/{verb}", held[id]))
+            .key(verb)
+            .json(&example);
         contract.check(Method::POST, &template, call).await;
     }
     contract.check(Method::GET, base, server.get(&own)).await;
     let call = server.get(&format!("{own}/{}", held[0]));
-    contract.check(Method::GET, &format!("{base}/{{tx}}"), call).await;
+    contract
+        .check(Method::GET, &format!("{base}/{{tx}}"), call)
+        .await;
     let call = server.get(&format!("{own}/{}/history", held[0]));
-    contract.check(Method::GET, &format!("{base}/{{tx}}/history"), call).await;
-    contract.check(Method::GET, &format!("{base}/stats"), server.get(&format!("{own}/stats"))).await;
+    contract
+        .check(Method::GET, &format!("{base}/{{tx}}/history"), call)
+        .await;
+    contract
+        .check(
+            Method::GET,
+            &format!("{base}/stats"),
+            server.get(&format!("{own}/stats")),
+        )
+        .await;
     let item = |amount: &str| json!({"user_id": user, "type": "withdraw", "amount": amount});
-    let body = json!({"atomic": false, "transactions": [item("1"), item("99999999999"), item("x")]});
+    let body =
+        json!({"atomic": false, "transactions": [item("1"), item("99999999999"), item("x")]});
     let call = server.post("transactions/batch").key("b").json(&body);
-    contract.check(Method::POST, "/api/v1/transactions/batch", call).await;
+    contract
+        .check(Method::POST, "/api/v1/transactions/batch", call)
+        .await;
     for part in ["balances", "history", "dashboard"] {
         let call = server.get(&format!("users/{user}/{part}"));
-        contract.check(Method::GET, &format!("/api/v1/users/{{id}}/{part}"), call).await;
+        contract
+            .check(Method::GET, &format!("/api/v1/users/{{id}}/{part}"), call)
+            .await;
     }
     let template = "/api/v1/assets/{asset}";
     let example = contract.example(&Method::PUT, template);
@@ -142,17 +185,30 @@ async fn check_money(contract: &mut Contract, server: &TestServer) {
         let call = server.put("assets/USDT").json(&example);
         contract.check(Method::PUT, template, call).await;
     }
-    contract.check(Method::GET, template, server.get("assets/USDT")).await;
+    contract
+        .check(Method::GET, template, server.get("assets/USDT"))
+        .await;
     let call = server.get("ledger/trial-balance");
-    contract.check(Method::GET, "/api/v1/ledger/trial-balance", call).await;
+    contract
+        .check(Method::GET, "/api/v1/ledger/trial-balance", call)
+        .await;
 }
 
 async fn check_documents(contract: &mut Contract, server: &TestServer) {
     let user = server.user().await;
     let addresses = [
-        ("/api/v1/users/{id}/preferences", format!("users/{user}/preferences")),
-        ("/api/v1/users/{id}/metadata", format!("users/{user}/metadata")),
-        ("/api/v1/dev-data/{namespace}/{key}", "dev-data/experiments/onboarding.v2?ttl=60".to_owned()),
+        (
+            "/api/v1/users/{id}/preferences",
+            format!("users/{user}/preferences"),
+        ),
+        (
+            "/api/v1/users/{id}/metadata",
+            format!("users/{user}/metadata"),
+        ),
+        (
+            "/api/v1/dev-data/{namespace}/{key}",
+            "dev-data/experiments/onboarding.v2?ttl=60".to_owned(),
+        ),
     ];
     for (template, address) in addresses {
         let plain = address.split('?').next().unwrap();
@@ -161,17 +217,27 @@ async fn check_documents(contract: &mut Contract, server: &TestServer) {
             let call = server.call(method.clone(), &address).json(&example);
             contract.check(method, template, call).await;
         }
-        contract.check(Method::GET, template, server.get(plain)).await;
+        contract
+            .check(Method::GET, template, server.get(plain))
+            .await;
         if template.contains("dev-data") {
             let call = server.get("dev-data/experiments");
-            contract.check(Method::GET, "/api/v1/dev-data/{namespace}", call).await;
+            contract
+                .check(Method::GET, "/api/v1/dev-data/{namespace}", call)
+                .await;
         }
-        contract.check(Method::DELETE, template, server.delete(plain)).await;
+        contract
+            .check(Method::DELETE, template, server.delete(plain))
+            .await;
     }
     let template = "/api/v1/logs";
     let example = contract.example(&Method::POST, template);
-    contract.check(Method::POST, template, server.post("logs").json(&example)).await;
-    contract.check(Method::GET, template, server.get("logs")).await;
+    contract
+        .check(Method::POST, template, server.post("logs").json(&example))
+        .await;
+    contract
+        .check(Method::GET, template, server.get("logs"))
+        .await;
 }
 
 async fn check_the_rest(contract: &mut Contract, server: &TestServer) {
@@ -179,17 +245,40 @@ async fn check_the_rest(contract: &mut Contract, server: &TestServer) {
     let template = "/api/v1/users/{id}/sessions";
     let address = format!("users/{user}/sessions");
     let example = contract.example(&Method::POST, template);
-    let made = contract.check(Method::POST, template, server.post(&address).json(&example)).await;
+    let made = contract
+        .check(Method::POST, template, server.post(&address).json(&example))
+        .await;
     let token = made.text_at("/token");
-    contract.check(Method::GET, template, server.get(&address)).await;
-    contract.check(Method::GET, "/api/v1/session", server.get("session").by(&token)).await;
+    contract
+        .check(Method::GET, template, server.get(&address))
+        .await;
+    contract
+        .check(
+            Method::GET,
+            "/api/v1/session",
+            server.get("session").by(&token),
+        )
+        .await;
     let call = server.post("session/rotate").by(&token);
-    let token = contract.check(Method::POST, "/api/v1/session/rotate", call).await.text_at("/token");
-    contract.check(Method::DELETE, "/api/v1/session", server.delete("session").by(&token)).await;
+    let token = contract
+        .check(Method::POST, "/api/v1/session/rotate", call)
+        .await
+        .text_at("/token");
+    contract
+        .check(
+            Method::DELETE,
+            "/api/v1/session",
+            server.delete("session").by(&token),
+        )
+        .await;
     let (_, session) = server.session(&user).await;
     let call = server.delete(&format!("{address}/{session}"));
-    contract.check(Method::DELETE, "/api/v1/users/{id}/sessions/{sid}", call).await;
-    contract.check(Method::DELETE, template, server.delete(&address)).await;
+    contract
+        .check(Method::DELETE, "/api/v1/users/{id}/sessions/{sid}", call)
+        .await;
+    contract
+        .check(Method::DELETE, template, server.delete(&address))
+        .await;
     let template = "/api/v1/rate-limits/{policy}/check";
     let example = contract.example(&Method::POST, template);
     let call = server.post("rate-limits/login/check").json(&example);
@@ -198,13 +287,29 @@ async fn check_the_rest(contract: &mut Contract, server: &TestServer) {
     let key = unique("otp:");
     let address = format!("temp/{key}");
     let example = contract.example(&Method::PUT, template);
-    contract.check(Method::PUT, template, server.put(&address).json(&example)).await;
-    contract.check(Method::GET, template, server.get(&address)).await;
+    contract
+        .check(Method::PUT, template, server.put(&address).json(&example))
+        .await;
+    contract
+        .check(Method::GET, template, server.get(&address))
+        .await;
     let call = server.post(&format!("{address}/take"));
-    contract.check(Method::POST, "/api/v1/temp/{key}/take", call).await;
-    contract.check(Method::DELETE, template, server.delete(&address)).await;
-    contract.check(Method::DELETE, "/api/v1/cache", server.delete("cache?tag=a")).await;
-    contract.check(Method::GET, "/api/v1/stats", server.get("stats")).await;
+    contract
+        .check(Method::POST, "/api/v1/temp/{key}/take", call)
+        .await;
+    contract
+        .check(Method::DELETE, template, server.delete(&address))
+        .await;
+    contract
+        .check(
+            Method::DELETE,
+            "/api/v1/cache",
+            server.delete("cache?tag=a"),
+        )
+        .await;
+    contract
+        .check(Method::GET, "/api/v1/stats", server.get("stats"))
+        .await;
 }
 
 async fn a_refusal_has_the_shape_that_is_described(server: &TestServer) {
@@ -220,7 +325,12 @@ async fn a_refusal_has_the_shape_that_is_described(server: &TestServer) {
             .json(&json!({"type": "withdraw", "amount": "1"}))
             .send()
             .await,
-        server.patch(&format!("users/{user}")).header("if-match", "\"9\"").json(&json!({})).send().await,
+        server
+            .patch(&format!("users/{user}"))
+            .header("if-match", "\"9\"")
+            .json(&json!({}))
+            .send()
+            .await,
     ];
     for refused in refusals {
         let faults = schema::faults(&document, problem, &refused.json(), "");

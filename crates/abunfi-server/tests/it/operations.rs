@@ -25,7 +25,16 @@ async fn health_names_three_databases_whatever_serves_them(server: &TestServer) 
 async fn statistics_have_a_section_for_everything(server: &TestServer) {
     let stats = server.get("stats").expect(200).await;
     let sections: Vec<_> = stats.json().as_object().unwrap().keys().cloned().collect();
-    for section in ["postgres", "mongodb", "redis", "cache", "sessions", "rate_limits", "ledger", "outbox"] {
+    for section in [
+        "postgres",
+        "mongodb",
+        "redis",
+        "cache",
+        "sessions",
+        "rate_limits",
+        "ledger",
+        "outbox",
+    ] {
         assert!(sections.iter().any(|name| name == section), "{section}");
         assert!(stats.at(&format!("/{section}")).is_object(), "{section}");
     }
@@ -40,22 +49,41 @@ async fn metrics_count_requests_by_route(server: &TestServer) {
     server.get("users/x").expect(404).await;
     server.get("/nowhere").expect(404).await;
     let metrics = server.get("/metrics").expect(200).await;
-    assert!(metrics.header("content-type").unwrap().starts_with("text/plain; version=0.0.4"));
+    assert!(
+        metrics
+            .header("content-type")
+            .unwrap()
+            .starts_with("text/plain; version=0.0.4")
+    );
     let text = metrics.text();
     let labels = |status: u16| {
-        format!("{{http_request_method=\"GET\",http_route=\"/api/v1/users/{{id}}\",http_response_status_code=\"{status}\"}}")
+        format!(
+            "{{http_request_method=\"GET\",http_route=\"/api/v1/users/{{id}}\",http_response_status_code=\"{status}\"}}"
+        )
     };
     for line in [
-        format!("http_server_request_duration_seconds_count{} 1", labels(200)),
-        format!("http_server_request_duration_seconds_count{} 1", labels(404)),
+        format!(
+            "http_server_request_duration_seconds_count{} 1",
+            labels(200)
+        ),
+        format!(
+            "http_server_request_duration_seconds_count{} 1",
+            labels(404)
+        ),
         "http_server_active_requests 1".to_owned(),
         "abunfi_log_store_dropped_total 0".to_owned(),
     ] {
         assert!(text.lines().any(|found| found == line), "{line}\n{text}");
     }
     assert!(text.contains("abunfi_store_up{store=\"postgresql\""));
-    assert!(text.lines().any(|line| line.starts_with("abunfi_outbox_")), "{text}");
-    assert!(text.lines().any(|line| line.starts_with("abunfi_cache_")), "{text}");
+    assert!(
+        text.lines().any(|line| line.starts_with("abunfi_outbox_")),
+        "{text}"
+    );
+    assert!(
+        text.lines().any(|line| line.starts_with("abunfi_cache_")),
+        "{text}"
+    );
     assert!(!text.contains(&user), "no label holds an id");
     // The form of the text: each family said once, each line a name and a number.
     let mut families = std::collections::BTreeSet::new();
@@ -73,7 +101,10 @@ async fn the_cache_is_emptied_by_tag_or_key(server: &TestServer) {
     server.delete("cache?tag=a").expect(204).await;
     server.delete("cache?key=a").expect(204).await;
     for bad in ["cache", "cache?tag=a&key=b", "cache?tag=", "cache?tags=a"] {
-        server.delete(bad).expect_problem(400, "invalid_parameter").await;
+        server
+            .delete(bad)
+            .expect_problem(400, "invalid_parameter")
+            .await;
     }
     let body = server.get("/health").expect(200).await.json();
     assert_ne!(body, json!({}));

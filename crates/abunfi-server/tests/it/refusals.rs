@@ -39,7 +39,14 @@ enum Body {
 }
 
 fn case(method: Method, path: impl Into<String>, body: Body, code: &'static str) -> Case {
-    Case { method, path: path.into(), headers: Vec::new(), body, code, members: json!({}) }
+    Case {
+        method,
+        path: path.into(),
+        headers: Vec::new(),
+        body,
+        code,
+        members: json!({}),
+    }
 }
 
 impl Case {
@@ -74,15 +81,28 @@ async fn set(server: &TestServer) -> Scene {
         "email": "taken@example.com", "name": "An", "wallet_address": "0x5aAeb6053F3E94C9b9A09f33669435E7Ef1BeAed",
         "phone": "+84901234567", "social": {"provider": "google", "id": "123"},
     });
-    let user = server.post("users").json(&body).expect(201).await.text_at("/id");
+    let user = server
+        .post("users")
+        .json(&body)
+        .expect(201)
+        .await
+        .text_at("/id");
     let suspended = server.user().await;
-    let suspend = server.patch(&format!("users/{suspended}")).json(&json!({"status": "suspended"}));
+    let suspend = server
+        .patch(&format!("users/{suspended}"))
+        .json(&json!({"status": "suspended"}));
     suspend.expect(200).await;
-    let deposit = json!({"type": "deposit", "amount": "10", "client_reference": "r", "tx_hash": "0x1"});
+    let deposit =
+        json!({"type": "deposit", "amount": "10", "client_reference": "r", "tx_hash": "0x1"});
     let confirmed = server.posted(&user, deposit).await.text_at("/id");
     let reuse = json!({"type": "deposit", "amount": "1"});
     let transactions = format!("users/{user}/transactions");
-    server.post(&transactions).key("refusal-idempotency_key_reused").json(&reuse).expect(201).await;
+    server
+        .post(&transactions)
+        .key("refusal-idempotency_key_reused")
+        .json(&reuse)
+        .expect(201)
+        .await;
     let page = server.get("users?limit=1").expect(200).await;
     Scene {
         transactions,
@@ -98,20 +118,62 @@ fn bad_requests(scene: &Scene) -> Vec<Case> {
     let deep = format!("{}1{}", "[".repeat(41), "]".repeat(41));
     let deposit = || Body::Json(json!({"type": "deposit", "amount": "1"}));
     vec![
-        case(Method::POST, "users", Body::Text("{".to_owned()), "malformed_json"),
+        case(
+            Method::POST,
+            "users",
+            Body::Text("{".to_owned()),
+            "malformed_json",
+        ),
         case(Method::POST, "users", Body::Text(deep), "too_deep"),
-        case(Method::GET, "users?limit=0", Body::None, "invalid_parameter"),
+        case(
+            Method::GET,
+            "users?limit=0",
+            Body::None,
+            "invalid_parameter",
+        ),
         case(Method::GET, "users?cursor=x", Body::None, "invalid_cursor"),
-        case(Method::GET, format!("logs?cursor={}", scene.cursor), Body::None, "cursor_mismatch"),
-        case(Method::POST, &scene.transactions, deposit(), "idempotency_key_missing"),
-        case(Method::POST, &scene.transactions, deposit(), "idempotency_key_invalid").with("idempotency-key", "a b"),
-        case(Method::GET, "users", Body::None, "unauthenticated").with("authorization", "Bearer nobody"),
-        case(Method::POST, "users", Body::Json(json!({})), "insufficient_scope")
-            .with("authorization", format!("Bearer {}", scene.reader)),
+        case(
+            Method::GET,
+            format!("logs?cursor={}", scene.cursor),
+            Body::None,
+            "cursor_mismatch",
+        ),
+        case(
+            Method::POST,
+            &scene.transactions,
+            deposit(),
+            "idempotency_key_missing",
+        ),
+        case(
+            Method::POST,
+            &scene.transactions,
+            deposit(),
+            "idempotency_key_invalid",
+        )
+        .with("idempotency-key", "a b"),
+        case(Method::GET, "users", Body::None, "unauthenticated")
+            .with("authorization", "Bearer nobody"),
+        case(
+            Method::POST,
+            "users",
+            Body::Json(json!({})),
+            "insufficient_scope",
+        )
+        .with("authorization", format!("Bearer {}", scene.reader)),
         case(Method::GET, "users/x", Body::None, "not_found"),
         case(Method::DELETE, "users", Body::None, "method_not_allowed"),
-        case(Method::POST, "users", Body::Text(" ".repeat(1024 * 1024 + 1)), "body_too_large"),
-        case(Method::POST, "users", Body::Typed("text/plain"), "unsupported_media_type"),
+        case(
+            Method::POST,
+            "users",
+            Body::Text(" ".repeat(1024 * 1024 + 1)),
+            "body_too_large",
+        ),
+        case(
+            Method::POST,
+            "users",
+            Body::Typed("text/plain"),
+            "unsupported_media_type",
+        ),
     ]
 }
 
@@ -129,29 +191,86 @@ fn conflicts(scene: &Scene) -> Vec<Case> {
     let wallet = json!("0x5aaeb6053f3e94c9b9a09f33669435e7ef1beaed");
     let address = format!("users/{}", scene.user);
     vec![
-        case(Method::POST, "users", user("email", json!("Taken@Example.com")), "email_taken"),
-        case(Method::POST, "users", user("wallet_address", wallet), "wallet_address_taken"),
-        case(Method::POST, "users", user("phone", json!("+84901234567")), "phone_taken"),
-        case(Method::POST, "users", user("social", json!({"provider": "google", "id": "123"})), "social_taken"),
-        case(Method::POST, &scene.transactions, deposit("client_reference", "r"), "client_reference_taken").keyed(),
-        case(Method::POST, &scene.transactions, deposit("tx_hash", "0x1"), "tx_hash_taken").keyed(),
-        case(Method::POST, format!("{}/{}/cancel", scene.transactions, scene.confirmed), Body::None, "invalid_transition")
-            .keyed()
-            .says(json!({"from": "confirmed", "to": "cancelled"})),
-        case(Method::POST, format!("users/{}/transactions", scene.suspended), deposit("amount", "1"), "user_not_active")
-            .keyed(),
-        case(Method::PATCH, &address, Body::Json(json!({"status": "closed"})), "balance_not_zero"),
-        case(Method::PATCH, &address, Body::Json(json!({"name": "B"})), "version_mismatch").with("if-match", "\"99\""),
+        case(
+            Method::POST,
+            "users",
+            user("email", json!("Taken@Example.com")),
+            "email_taken",
+        ),
+        case(
+            Method::POST,
+            "users",
+            user("wallet_address", wallet),
+            "wallet_address_taken",
+        ),
+        case(
+            Method::POST,
+            "users",
+            user("phone", json!("+84901234567")),
+            "phone_taken",
+        ),
+        case(
+            Method::POST,
+            "users",
+            user("social", json!({"provider": "google", "id": "123"})),
+            "social_taken",
+        ),
+        case(
+            Method::POST,
+            &scene.transactions,
+            deposit("client_reference", "r"),
+            "client_reference_taken",
+        )
+        .keyed(),
+        case(
+            Method::POST,
+            &scene.transactions,
+            deposit("tx_hash", "0x1"),
+            "tx_hash_taken",
+        )
+        .keyed(),
+        case(
+            Method::POST,
+            format!("{}/{}/cancel", scene.transactions, scene.confirmed),
+            Body::None,
+            "invalid_transition",
+        )
+        .keyed()
+        .says(json!({"from": "confirmed", "to": "cancelled"})),
+        case(
+            Method::POST,
+            format!("users/{}/transactions", scene.suspended),
+            deposit("amount", "1"),
+            "user_not_active",
+        )
+        .keyed(),
+        case(
+            Method::PATCH,
+            &address,
+            Body::Json(json!({"status": "closed"})),
+            "balance_not_zero",
+        ),
+        case(
+            Method::PATCH,
+            &address,
+            Body::Json(json!({"name": "B"})),
+            "version_mismatch",
+        )
+        .with("if-match", "\"99\""),
     ]
 }
 
 fn unprocessable(scene: &Scene) -> Vec<Case> {
     let withdraw = |body: Value| {
         let mut full = json!({"type": "withdraw", "amount": "1"});
-        full.as_object_mut().unwrap().extend(body.as_object().unwrap().clone());
+        full.as_object_mut()
+            .unwrap()
+            .extend(body.as_object().unwrap().clone());
         Body::Json(full)
     };
-    let post = |body: Body, code: &'static str| case(Method::POST, &scene.transactions, body, code).keyed();
+    let post = |body: Body, code: &'static str| {
+        case(Method::POST, &scene.transactions, body, code).keyed()
+    };
     let item = json!({"user_id": scene.user, "type": "withdraw", "amount": "100"});
     let batch = Body::Json(json!({"atomic": true, "transactions": [item]}));
     vec![
@@ -169,7 +288,11 @@ fn unprocessable(scene: &Scene) -> Vec<Case> {
 async fn every_refusal_has_its_code(server: &TestServer) {
     let scene = set(server).await;
     let mut met = BTreeSet::new();
-    let cases = [bad_requests(&scene), conflicts(&scene), unprocessable(&scene)];
+    let cases = [
+        bad_requests(&scene),
+        conflicts(&scene),
+        unprocessable(&scene),
+    ];
     for case in cases.into_iter().flatten() {
         let mut call = server.call(case.method.clone(), &case.path);
         for (name, value) in &case.headers {
@@ -184,16 +307,26 @@ async fn every_refusal_has_its_code(server: &TestServer) {
             Body::Text(body) => call.text(body),
             Body::Typed(content_type) => call.typed(content_type, "{}"),
         };
-        let code = Code::ALL.iter().find(|code| code.as_str() == case.code).expect("a code of the table");
+        let code = Code::ALL
+            .iter()
+            .find(|code| code.as_str() == case.code)
+            .expect("a code of the table");
         let answer = call.send().await;
-        answer.check_problem(code.status().as_u16(), case.code, &format!("{} {}", case.method, case.path));
+        answer.check_problem(
+            code.status().as_u16(),
+            case.code,
+            &format!("{} {}", case.method, case.path),
+        );
         for (name, value) in case.members.as_object().unwrap() {
             assert_eq!(answer.json()[name], *value, "{}", answer.text());
         }
         met.insert(*code);
     }
     met.extend(ELSEWHERE.map(|(code, _)| code));
-    let missing: Vec<_> = Code::ALL.iter().filter(|code| !met.contains(code)).collect();
+    let missing: Vec<_> = Code::ALL
+        .iter()
+        .filter(|code| !met.contains(code))
+        .collect();
     assert!(missing.is_empty(), "{missing:?}");
 }
 
@@ -201,16 +334,25 @@ async fn every_refusal_has_its_code(server: &TestServer) {
 #[test]
 fn the_table_is_that_of_the_contract() {
     let contract = [
-        (400, "malformed_json too_deep invalid_parameter invalid_cursor cursor_mismatch idempotency_key_missing idempotency_key_invalid"),
+        (
+            400,
+            "malformed_json too_deep invalid_parameter invalid_cursor cursor_mismatch idempotency_key_missing idempotency_key_invalid",
+        ),
         (401, "unauthenticated"),
         (403, "insufficient_scope"),
         (404, "not_found"),
         (405, "method_not_allowed"),
-        (409, "email_taken wallet_address_taken phone_taken social_taken client_reference_taken tx_hash_taken invalid_transition user_not_active balance_not_zero idempotency_in_progress"),
+        (
+            409,
+            "email_taken wallet_address_taken phone_taken social_taken client_reference_taken tx_hash_taken invalid_transition user_not_active balance_not_zero idempotency_in_progress",
+        ),
         (412, "version_mismatch"),
         (413, "body_too_large"),
         (415, "unsupported_media_type"),
-        (422, "validation_failed insufficient_funds insufficient_shares amount_overflow unknown_asset idempotency_key_reused batch_failed"),
+        (
+            422,
+            "validation_failed insufficient_funds insufficient_shares amount_overflow unknown_asset idempotency_key_reused batch_failed",
+        ),
         (429, "rate_limited"),
         (500, "internal"),
         (503, "store_unavailable outcome_unknown overloaded"),
@@ -219,7 +361,10 @@ fn the_table_is_that_of_the_contract() {
         .into_iter()
         .flat_map(|(status, codes)| codes.split(' ').map(move |code| (status, code)))
         .collect();
-    let ours: Vec<_> = Code::ALL.iter().map(|code| (code.status().as_u16(), code.as_str())).collect();
+    let ours: Vec<_> = Code::ALL
+        .iter()
+        .map(|code| (code.status().as_u16(), code.as_str()))
+        .collect();
     assert_eq!(ours, contract);
 }
 

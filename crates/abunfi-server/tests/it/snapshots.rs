@@ -2,12 +2,21 @@
 
 use serde_json::json;
 
-use crate::support::{Backend, Seed, TestServer, run};
+use crate::support::{Backend, TestServer, run};
 
 /// What differs from run to run.
 const REDACTED: [&str; 12] = [
-    ".id", ".user_id", ".created_at", ".updated_at", ".confirmed_at", ".referral.code", ".session.id",
-    ".session.user_id", ".session.created_at", ".session.last_seen_at", ".session.idle_expires_at",
+    ".id",
+    ".user_id",
+    ".created_at",
+    ".updated_at",
+    ".confirmed_at",
+    ".referral.code",
+    ".session.id",
+    ".session.user_id",
+    ".session.created_at",
+    ".session.last_seen_at",
+    ".session.idle_expires_at",
     ".session.expires_at",
 ];
 
@@ -27,12 +36,20 @@ async fn shapes(server: &TestServer) {
     let user = server.post("users").json(&body).expect(201).await;
     let id = user.text_at("/id");
     let body = json!({"type": "deposit", "amount": "1500000", "shares": "1.5"});
-    let call = server.post(&format!("users/{id}/transactions")).key("k").json(&body);
+    let call = server
+        .post(&format!("users/{id}/transactions"))
+        .key("k")
+        .json(&body);
     let transaction = call.header("x-request-id", "snapshot").expect(201).await;
-    let session = server.post(&format!("users/{id}/sessions")).json(&json!({"device": "Pixel 9", "ttl": 60}));
+    let session = server
+        .post(&format!("users/{id}/sessions"))
+        .json(&json!({"device": "Pixel 9", "ttl": 60}));
     let session = session.expect(201).await;
     let history = server.get(&format!("users/{id}/history")).expect(200).await;
-    let problem = server.post("users").header("x-request-id", "snapshot").json(&json!({"name": ""}));
+    let problem = server
+        .post("users")
+        .header("x-request-id", "snapshot")
+        .json(&json!({"name": ""}));
     let problem = problem.expect_problem(422, "validation_failed").await;
     settings.bind(|| {
         insta::assert_json_snapshot!("user", user.json());

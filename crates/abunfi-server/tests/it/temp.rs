@@ -9,7 +9,11 @@ use crate::support::{TestServer, on_every_backend};
 
 async fn a_value_is_put_looked_at_and_taken_once(server: &TestServer) {
     let address = "temp/otp:84901234567";
-    let put = server.put(address).json(&json!({"value": {"code": "314159"}, "ttl": 300})).expect(200).await;
+    let put = server
+        .put(address)
+        .json(&json!({"value": {"code": "314159"}, "ttl": 300}))
+        .expect(200)
+        .await;
     assert_eq!(put.at("/value"), json!({"code": "314159"}));
     let shown = server.get(address).expect(200).await;
     assert_eq!(shown.json(), put.json());
@@ -22,8 +26,15 @@ async fn a_value_is_put_looked_at_and_taken_once(server: &TestServer) {
         lost.check_problem(404, "not_found", "a lost race");
     }
     server.get(address).expect_problem(404, "not_found").await;
-    server.put(address).json(&json!({"value": null, "ttl": 60})).expect(200).await;
-    assert_eq!(server.get(address).expect(200).await.at("/value"), Value::Null);
+    server
+        .put(address)
+        .json(&json!({"value": null, "ttl": 60}))
+        .expect(200)
+        .await;
+    assert_eq!(
+        server.get(address).expect(200).await.at("/value"),
+        Value::Null
+    );
     for _ in 0..2 {
         server.delete(address).expect(204).await;
     }
@@ -31,23 +42,59 @@ async fn a_value_is_put_looked_at_and_taken_once(server: &TestServer) {
 }
 
 async fn a_value_goes_with_its_time(server: &TestServer) {
-    server.put("temp/short").json(&json!({"value": 1, "ttl": 1})).expect(200).await;
+    server
+        .put("temp/short")
+        .json(&json!({"value": 1, "ttl": 1}))
+        .expect(200)
+        .await;
     server.get("temp/short").expect(200).await;
     tokio::time::sleep(Duration::from_millis(1_200)).await;
-    server.get("temp/short").expect_problem(404, "not_found").await;
-    server.post("temp/short/take").expect_problem(404, "not_found").await;
+    server
+        .get("temp/short")
+        .expect_problem(404, "not_found")
+        .await;
+    server
+        .post("temp/short/take")
+        .expect_problem(404, "not_found")
+        .await;
 }
 
 async fn faults_come_at_once(server: &TestServer) {
-    let put = |body: Value| server.put("temp/a").json(&body).expect_problem(422, "validation_failed");
-    put(json!({"x": 1})).await.has_faults(&[("/ttl", "required"), ("/value", "required"), ("/x", "unknown_field")]);
-    put(json!({"value": 1, "ttl": 0})).await.has_faults(&[("/ttl", "out_of_range")]);
-    put(json!({"value": 1, "ttl": 30 * 24 * 3600 + 1})).await.has_faults(&[("/ttl", "out_of_range")]);
-    put(json!({"value": 1, "ttl": "60"})).await.has_faults(&[("/ttl", "wrong_type")]);
-    put(json!({"value": "x".repeat(64 * 1024), "ttl": 60})).await.has_faults(&[("/value", "too_long")]);
-    let bad = server.put("temp/a%20b").json(&json!({"value": 1, "ttl": 60}));
+    let put = |body: Value| {
+        server
+            .put("temp/a")
+            .json(&body)
+            .expect_problem(422, "validation_failed")
+    };
+    put(json!({"x": 1})).await.has_faults(&[
+        ("/ttl", "required"),
+        ("/value", "required"),
+        ("/x", "unknown_field"),
+    ]);
+    put(json!({"value": 1, "ttl": 0}))
+        .await
+        .has_faults(&[("/ttl", "out_of_range")]);
+    put(json!({"value": 1, "ttl": 30 * 24 * 3600 + 1}))
+        .await
+        .has_faults(&[("/ttl", "out_of_range")]);
+    put(json!({"value": 1, "ttl": "60"}))
+        .await
+        .has_faults(&[("/ttl", "wrong_type")]);
+    put(json!({"value": "x".repeat(64 * 1024), "ttl": 60}))
+        .await
+        .has_faults(&[("/value", "too_long")]);
+    let bad = server
+        .put("temp/a%20b")
+        .json(&json!({"value": 1, "ttl": 60}));
     bad.expect_problem(422, "validation_failed").await;
-    server.get("temp/a%20b").expect_problem(404, "not_found").await;
+    server
+        .get("temp/a%20b")
+        .expect_problem(404, "not_found")
+        .await;
 }
 
-on_every_backend!(a_value_is_put_looked_at_and_taken_once, a_value_goes_with_its_time, faults_come_at_once);
+on_every_backend!(
+    a_value_is_put_looked_at_and_taken_once,
+    a_value_goes_with_its_time,
+    faults_come_at_once
+);

@@ -30,11 +30,19 @@ async fn a_deposit_and_a_yield_arrive(server: &TestServer) {
     let mut posted = made.json();
     posted.as_object_mut().unwrap().remove("balance");
     assert_eq!(shown, posted);
-    let harvest = server.posted(&user, json!({"type": "yield_harvest", "amount": "0.5"})).await;
+    let harvest = server
+        .posted(&user, json!({"type": "yield_harvest", "amount": "0.5"}))
+        .await;
     assert_eq!(harvest.text_at("/balance/total"), "1500000.5");
-    let balances = server.get(&format!("users/{user}/balances")).expect(200).await;
+    let balances = server
+        .get(&format!("users/{user}/balances"))
+        .expect(200)
+        .await;
     assert_eq!(balances.text_at("/data/0/total_yield_earned"), "0.5");
-    assert_eq!(balances.at("/data/0/last_yield_at"), harvest.at("/created_at"));
+    assert_eq!(
+        balances.at("/data/0/last_yield_at"),
+        harvest.at("/created_at")
+    );
 }
 
 async fn amounts_are_plain_decimal_strings(server: &TestServer) {
@@ -108,8 +116,12 @@ async fn a_withdrawal_is_held_then_taken_or_given_back(server: &TestServer) {
     let first = server.posted(&user, hold.clone()).await;
     assert_eq!(parts(&first), ["70", "30", "100", "7", "3"]);
     assert!(first.at("/confirmed_at").is_null());
-    let body = json!({"reason": "paid out", "tx_hash": "0xf00", "confirmations": 12, "gas_fee": "0.1"});
-    let confirmed = settle(first.text_at("/id"), "confirm").json(&body).expect(200).await;
+    let body =
+        json!({"reason": "paid out", "tx_hash": "0xf00", "confirmations": 12, "gas_fee": "0.1"});
+    let confirmed = settle(first.text_at("/id"), "confirm")
+        .json(&body)
+        .expect(200)
+        .await;
     assert_eq!(parts(&confirmed), ["70", "0", "70", "7", "0"]);
     assert_eq!(confirmed.text_at("/status"), "confirmed");
     assert_eq!(confirmed.text_at("/tx_hash"), "0xf00");
@@ -119,14 +131,21 @@ async fn a_withdrawal_is_held_then_taken_or_given_back(server: &TestServer) {
         let held = server.posted(&user, hold.clone()).await;
         assert_eq!(parts(&held), ["40", "30", "70", "4", "3"]);
         let body = json!({"error_message": "no route"});
-        let ended = settle(held.text_at("/id"), verb).json(&body).expect(200).await;
+        let ended = settle(held.text_at("/id"), verb)
+            .json(&body)
+            .expect(200)
+            .await;
         assert_eq!(parts(&ended), ["70", "0", "70", "7", "0"]);
         assert_eq!(ended.text_at("/status"), status);
         assert_eq!(ended.text_at("/error_message"), "no route");
         for again in ["confirm", "fail", "cancel", "submit"] {
             let refused = settle(held.text_at("/id"), again);
             let refused = refused.expect_problem(409, "invalid_transition").await;
-            assert_eq!(refused.text_at("/from"), status, "a finished state is final");
+            assert_eq!(
+                refused.text_at("/from"),
+                status,
+                "a finished state is final"
+            );
         }
     }
 }
@@ -143,27 +162,46 @@ async fn what_was_submitted_is_on_its_way(server: &TestServer) {
     let again = server.post(&format!("{address}/submit")).key("s2");
     again.expect_problem(409, "invalid_transition").await;
     let (token, _) = server.session(&user).await;
-    let cancel = server.post(&format!("{address}/cancel")).by(&token).key("c");
+    let cancel = server
+        .post(&format!("{address}/cancel"))
+        .by(&token)
+        .key("c");
     let refused = cancel.expect_problem(409, "invalid_transition").await;
     assert_eq!(refused.text_at("/from"), "submitted");
     assert_eq!(refused.text_at("/to"), "cancelled");
-    server.post(&format!("{address}/fail")).key("f").expect(200).await;
+    server
+        .post(&format!("{address}/fail"))
+        .key("f")
+        .expect(200)
+        .await;
     assert_eq!(server.available(&user).await, "100");
     let deposit = json!({"type": "deposit", "amount": "1", "status": "pending"});
     let deposit = server.posted(&user, deposit).await.text_at("/id");
-    let submit = server.post(&format!("users/{user}/transactions/{deposit}/submit")).key("d");
+    let submit = server
+        .post(&format!("users/{user}/transactions/{deposit}/submit"))
+        .key("d");
     submit.expect_problem(409, "invalid_transition").await;
 }
 
 async fn pending_of_other_types_changes_nothing(server: &TestServer) {
     let user = server.user_with("5").await;
     for kind in ["deposit", "yield_harvest", "referral_bonus"] {
-        let pending = server.posted(&user, json!({"type": kind, "amount": "1", "status": "pending"})).await;
+        let pending = server
+            .posted(
+                &user,
+                json!({"type": kind, "amount": "1", "status": "pending"}),
+            )
+            .await;
         assert_eq!(pending.text_at("/balance/total"), "5");
-        let confirm = format!("users/{user}/transactions/{}/confirm", pending.text_at("/id"));
+        let confirm = format!(
+            "users/{user}/transactions/{}/confirm",
+            pending.text_at("/id")
+        );
         let confirmed = server.post(&confirm).key(kind).expect(200).await;
         assert_eq!(confirmed.text_at("/balance/total"), "6");
-        let taken = server.posted(&user, json!({"type": "withdraw", "amount": "1"})).await;
+        let taken = server
+            .posted(&user, json!({"type": "withdraw", "amount": "1"}))
+            .await;
         assert_eq!(taken.text_at("/balance/total"), "5");
     }
 }
@@ -173,7 +211,11 @@ async fn nobody_overdraws(server: &TestServer) {
     let address = format!("users/{user}/transactions");
     let calls = (0..64).map(|index| {
         let body = json!({"type": "withdraw", "amount": "1"});
-        server.post(&address).key(&format!("w{index}")).json(&body).send()
+        server
+            .post(&address)
+            .key(&format!("w{index}"))
+            .json(&body)
+            .send()
     });
     let answers = join_all(calls).await;
     let done = answers.iter().filter(|answer| answer.status == 201).count();
@@ -205,22 +247,43 @@ async fn references_and_hashes_are_unique_for_good(server: &TestServer) {
         let call = server.post(&address).key(&unique("r")).json(&body);
         call.expect_problem(409, code)
     };
-    refuse(json!({"type": "withdraw", "amount": "1", "client_reference": "r"}), "client_reference_taken").await;
-    refuse(json!({"type": "deposit", "amount": "1", "tx_hash": "0x1"}), "tx_hash_taken").await;
+    refuse(
+        json!({"type": "withdraw", "amount": "1", "client_reference": "r"}),
+        "client_reference_taken",
+    )
+    .await;
+    refuse(
+        json!({"type": "deposit", "amount": "1", "tx_hash": "0x1"}),
+        "tx_hash_taken",
+    )
+    .await;
     // Of another type the hash is another.
     let same = json!({"type": "withdraw", "amount": "1", "tx_hash": "0x1", "status": "pending"});
     let held = server.posted(&user, same).await.text_at("/id");
-    server.post(&format!("{address}/{held}/cancel")).key("c").expect(200).await;
-    refuse(json!({"type": "withdraw", "amount": "1", "tx_hash": "0x1"}), "tx_hash_taken").await;
+    server
+        .post(&format!("{address}/{held}/cancel"))
+        .key("c")
+        .expect(200)
+        .await;
+    refuse(
+        json!({"type": "withdraw", "amount": "1", "tx_hash": "0x1"}),
+        "tx_hash_taken",
+    )
+    .await;
     let held = server.withdrawal(&user, "1").await;
-    let confirm = server.post(&format!("{address}/{held}/confirm")).key("h").json(&json!({"tx_hash": "0x1"}));
+    let confirm = server
+        .post(&format!("{address}/{held}/confirm"))
+        .key("h")
+        .json(&json!({"tx_hash": "0x1"}));
     confirm.expect_problem(409, "tx_hash_taken").await;
 }
 
 async fn a_suspended_user_settles_but_does_not_post(server: &TestServer) {
     let user = server.user_with("10").await;
     let held = server.withdrawal(&user, "4").await;
-    let suspend = server.patch(&format!("users/{user}")).json(&json!({"status": "suspended"}));
+    let suspend = server
+        .patch(&format!("users/{user}"))
+        .json(&json!({"status": "suspended"}));
     suspend.expect(200).await;
     let address = format!("users/{user}/transactions");
     let body = json!({"type": "deposit", "amount": "1"});
@@ -236,19 +299,32 @@ async fn assets_are_kept_apart(server: &TestServer) {
     let usdt = json!({"type": "deposit", "amount": "3", "asset": "USDT"});
     let unknown = server.post(&address).key("u").json(&usdt);
     unknown.expect_problem(422, "unknown_asset").await;
-    server.put("assets/USDT").json(&json!({"share_price": "1"})).expect(201).await;
+    server
+        .put("assets/USDT")
+        .json(&json!({"share_price": "1"}))
+        .expect(201)
+        .await;
     server.posted(&user, usdt).await;
-    let balances = server.get(&format!("users/{user}/balances")).expect(200).await;
+    let balances = server
+        .get(&format!("users/{user}/balances"))
+        .expect(200)
+        .await;
     assert_eq!(balances.text_at("/data/0/asset"), "USDT");
     assert_eq!(balances.text_at("/data/0/available"), "3");
     assert_eq!(balances.text_at("/data/1/available"), "10");
-    let history = server.get(&format!("users/{user}/history?chain=USDT")).expect(200).await;
+    let history = server
+        .get(&format!("users/{user}/history?chain=USDT"))
+        .expect(200)
+        .await;
     assert_eq!(history.at("/data").as_array().unwrap().len(), 1);
     let books = server.get("ledger/trial-balance").expect(200).await;
     for row in books.at("/data").as_array().unwrap() {
         assert_eq!(row["net"], "0", "{row}");
         if row["asset"] == "USDT" {
-            assert_eq!((&row["users"], &row["custody"]), (&json!("3"), &json!("-3")));
+            assert_eq!(
+                (&row["users"], &row["custody"]),
+                (&json!("3"), &json!("-3"))
+            );
         }
     }
 }
@@ -265,7 +341,8 @@ async fn lists_are_filtered_and_paged(server: &TestServer) {
     let ids_of = |answer: &crate::support::Answer| -> Vec<String> {
         let rows = answer.at("/data");
         let rows = rows.as_array().unwrap().iter();
-        rows.map(|row| row["id"].as_str().unwrap().to_owned()).collect()
+        rows.map(|row| row["id"].as_str().unwrap().to_owned())
+            .collect()
     };
     assert_eq!(ids_of(&list("type=withdraw").await), ids);
     assert_eq!(ids_of(&list("status=pending&asset=VND").await), ids);
@@ -273,25 +350,44 @@ async fn lists_are_filtered_and_paged(server: &TestServer) {
     assert!(ids_of(&list("tx_hash=0x1").await).is_empty());
     assert!(ids_of(&list("asset=USDT").await).is_empty());
     assert_eq!(ids_of(&list("type=deposit").await).len(), 1);
-    let time = server.get(&format!("{address}/{}", ids[1])).expect(200).await.text_at("/created_at");
+    let time = server
+        .get(&format!("{address}/{}", ids[1]))
+        .expect(200)
+        .await
+        .text_at("/created_at");
     assert_eq!(ids_of(&list(&format!("from={time}")).await), ids[..2]);
-    assert_eq!(ids_of(&list(&format!("type=withdraw&to={time}")).await), ids[2..]);
+    assert_eq!(
+        ids_of(&list(&format!("type=withdraw&to={time}")).await),
+        ids[2..]
+    );
     let page = list("type=withdraw&limit=3").await;
     let cursor = page.text_at("/next_cursor");
     let rest = list(&format!("type=withdraw&limit=200&cursor={cursor}")).await;
     assert_eq!([ids_of(&page), ids_of(&rest)].concat(), ids);
     assert!(rest.at("/next_cursor").is_null());
     let refuse = |query: String, code: &'static str| {
-        server.get(&format!("{address}?{query}")).expect_problem(400, code)
+        server
+            .get(&format!("{address}?{query}"))
+            .expect_problem(400, code)
     };
     refuse(format!("type=deposit&cursor={cursor}"), "cursor_mismatch").await;
     refuse(format!("cursor={cursor}"), "cursor_mismatch").await;
     refuse("cursor=AAAA".to_owned(), "invalid_cursor").await;
     refuse("cursor=".to_owned(), "invalid_cursor").await;
     let other = server.user().await;
-    let foreign = server.get(&format!("users/{other}/transactions?type=withdraw&cursor={cursor}"));
+    let foreign = server.get(&format!(
+        "users/{other}/transactions?type=withdraw&cursor={cursor}"
+    ));
     foreign.expect_problem(400, "cursor_mismatch").await;
-    for bad in ["type=gift", "status=done", "asset=vnd", "from=yesterday", "colour=red", "tx_hash=", "client_reference=%00"] {
+    for bad in [
+        "type=gift",
+        "status=done",
+        "asset=vnd",
+        "from=yesterday",
+        "colour=red",
+        "tx_hash=",
+        "client_reference=%00",
+    ] {
         refuse(bad.to_owned(), "invalid_parameter").await;
     }
     let offset = list("from=2020-01-01T00:00:00+07:00").await;
@@ -303,8 +399,13 @@ async fn the_trail_tells_every_change(server: &TestServer) {
     let held = server.withdrawal(&user, "30").await;
     let address = format!("users/{user}/transactions/{held}");
     let (token, session) = server.session(&user).await;
-    let cancel = server.post(&format!("{address}/cancel")).by(&token).key("c");
-    let cancel = cancel.header("x-request-id", "cancel-1").json(&json!({"reason": "changed my mind"}));
+    let cancel = server
+        .post(&format!("{address}/cancel"))
+        .by(&token)
+        .key("c");
+    let cancel = cancel
+        .header("x-request-id", "cancel-1")
+        .json(&json!({"reason": "changed my mind"}));
     cancel.expect(200).await;
     let trail = server.get(&format!("{address}/history")).expect(200).await;
     let rows = trail.at("/data");
@@ -314,19 +415,47 @@ async fn the_trail_tells_every_change(server: &TestServer) {
     assert_eq!(last["seq"], 3);
     assert_eq!(last["transaction_id"], held);
     assert_eq!(last["action"], "cancel");
-    assert_eq!((&last["previous_status"], &last["new_status"]), (&json!("pending"), &json!("cancelled")));
-    assert_eq!((&last["amount"], &last["available_after"], &last["locked_after"]), (&json!("30"), &json!("100"), &json!("0")));
-    assert_eq!(last["actor"], json!({"kind": "session", "id": user, "session_id": session}));
+    assert_eq!(
+        (&last["previous_status"], &last["new_status"]),
+        (&json!("pending"), &json!("cancelled"))
+    );
+    assert_eq!(
+        (
+            &last["amount"],
+            &last["available_after"],
+            &last["locked_after"]
+        ),
+        (&json!("30"), &json!("100"), &json!("0"))
+    );
+    assert_eq!(
+        last["actor"],
+        json!({"kind": "session", "id": user, "session_id": session})
+    );
     assert_eq!(last["reason"], "changed my mind");
     assert_eq!(last["request_id"], "cancel-1");
     assert_eq!(last["previous_hash"], rows[1]["hash"]);
-    let first = server.get(&format!("{address}/history?limit=1")).expect(200).await;
+    let first = server
+        .get(&format!("{address}/history?limit=1"))
+        .expect(200)
+        .await;
     let cursor = first.text_at("/next_cursor");
-    let rest = server.get(&format!("{address}/history?limit=1&cursor={cursor}")).expect(200).await;
+    let rest = server
+        .get(&format!("{address}/history?limit=1&cursor={cursor}"))
+        .expect(200)
+        .await;
     assert_eq!(rest.at("/data/0"), rows[1]);
     assert!(rest.at("/next_cursor").is_null());
-    let all = server.get(&format!("users/{user}/history")).expect(200).await;
-    let seqs: Vec<_> = all.at("/data").as_array().unwrap().iter().map(|row| row["seq"].clone()).collect();
+    let all = server
+        .get(&format!("users/{user}/history"))
+        .expect(200)
+        .await;
+    let seqs: Vec<_> = all
+        .at("/data")
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|row| row["seq"].clone())
+        .collect();
     assert_eq!(seqs, [3, 2, 1]);
     let mut paged = Vec::new();
     let mut query = format!("users/{user}/history?limit=1");
@@ -334,7 +463,9 @@ async fn the_trail_tells_every_change(server: &TestServer) {
         let page = server.get(&query).expect(200).await;
         paged.push(page.at("/data/0/seq"));
         match page.at("/next_cursor") {
-            Value::String(cursor) => query = format!("users/{user}/history?limit=1&cursor={cursor}"),
+            Value::String(cursor) => {
+                query = format!("users/{user}/history?limit=1&cursor={cursor}")
+            }
             _ => break,
         }
     }
@@ -346,16 +477,29 @@ async fn the_trail_tells_every_change(server: &TestServer) {
     foreign.expect_problem(404, "not_found").await;
     let foreign = server.get(&format!("users/{of_other}/transactions/{held}"));
     foreign.expect_problem(404, "not_found").await;
-    let foreign = server.post(&format!("users/{of_other}/transactions/{held}/confirm")).key("x");
+    let foreign = server
+        .post(&format!("users/{of_other}/transactions/{held}/confirm"))
+        .key("x");
     foreign.expect_problem(404, "not_found").await;
 }
 
 async fn balances_are_known_for_any_time(server: &TestServer) {
     let user = server.user().await;
-    let first = server.posted(&user, json!({"type": "deposit", "amount": "10"})).await;
+    let first = server
+        .posted(&user, json!({"type": "deposit", "amount": "10"}))
+        .await;
     tokio::time::sleep(std::time::Duration::from_millis(5)).await;
-    let second = server.posted(&user, json!({"type": "withdraw", "amount": "4", "status": "pending"})).await;
-    let at = |time: String| server.get(&format!("users/{user}/balances?at={time}")).expect(200);
+    let second = server
+        .posted(
+            &user,
+            json!({"type": "withdraw", "amount": "4", "status": "pending"}),
+        )
+        .await;
+    let at = |time: String| {
+        server
+            .get(&format!("users/{user}/balances?at={time}"))
+            .expect(200)
+    };
     let before = at(first.text_at("/created_at")).await;
     assert_eq!(before.text_at("/data/0/available"), "10");
     let after = at(second.text_at("/created_at")).await;
@@ -369,9 +513,14 @@ async fn balances_are_known_for_any_time(server: &TestServer) {
 
 async fn statistics_count_and_sum(server: &TestServer) {
     let user = server.user_with("100").await;
-    server.posted(&user, json!({"type": "deposit", "amount": "0.5"})).await;
+    server
+        .posted(&user, json!({"type": "deposit", "amount": "0.5"}))
+        .await;
     server.withdrawal(&user, "30").await;
-    let stats = server.get(&format!("users/{user}/transactions/stats")).expect(200).await;
+    let stats = server
+        .get(&format!("users/{user}/transactions/stats"))
+        .expect(200)
+        .await;
     let by_type = stats.at("/by_type");
     let by_type = by_type.as_array().unwrap();
     let deposits = json!({"type": "deposit", "status": "confirmed", "count": 2, "sum": "100.5"});
@@ -379,7 +528,10 @@ async fn statistics_count_and_sum(server: &TestServer) {
     let held = json!({"type": "withdraw", "status": "pending", "count": 1, "sum": "30"});
     assert!(by_type.contains(&held), "{by_type:?}");
     let month = stats.at("/by_month/0");
-    assert_eq!((&month["type"], &month["count"], &month["sum"]), (&json!("deposit"), &json!(2), &json!("100.5")));
+    assert_eq!(
+        (&month["type"], &month["count"], &month["sum"]),
+        (&json!("deposit"), &json!(2), &json!("100.5"))
+    );
     assert_eq!(month["month"].as_str().unwrap().len(), 7);
 }
 

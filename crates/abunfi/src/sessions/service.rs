@@ -25,8 +25,8 @@ const TOUCHES_REMEMBERED: usize = 100_000;
 const MAX_TOUCHES: usize = 16;
 /// Room for a user agent's name.
 const MAX_DEVICE_CHARS: usize = 200;
-/// A shorter life would be over before it is of use.
-const MIN_TTL: Duration = Duration::from_secs(60);
+/// Times are whole seconds.
+const MIN_TTL: Duration = Duration::from_secs(1);
 /// Revocations are kept for an hour: longer than any instance looks back.
 const REVOCATIONS_KEPT: Duration = Duration::from_secs(3_600);
 /// Rows of one sweep, so that it holds nothing up.

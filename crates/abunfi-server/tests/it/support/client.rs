@@ -153,7 +153,9 @@ impl Answer {
         assert_eq!(problem["code"], code, "{place}: {text}");
         assert_eq!(problem["status"], status, "{place}");
         for member in ["type", "title", "detail", "request_id"] {
-            let has_text = problem[member].as_str().is_some_and(|text| !text.is_empty());
+            let has_text = problem[member]
+                .as_str()
+                .is_some_and(|text| !text.is_empty());
             assert!(has_text, "{place}: {member} of {text}");
         }
         if status == 503 || status == 429 || code == "idempotency_in_progress" {

@@ -66,7 +66,10 @@ impl Seed for TestServer {
     }
 
     async fn available(&self, user: &str) -> String {
-        let balances = self.get(&format!("users/{user}/balances")).expect(200).await;
+        let balances = self
+            .get(&format!("users/{user}/balances"))
+            .expect(200)
+            .await;
         balances.text_at("/data/0/available")
     }
 }

@@ -76,7 +76,9 @@ fn faults_of_all(document: &Value, parts: &[Value], value: &Value, at: &str) -> 
     let mut described = std::collections::BTreeSet::new();
     for part in parts {
         let part = match part["$ref"].as_str() {
-            Some(reference) => document.pointer(reference.strip_prefix('#').unwrap()).unwrap(),
+            Some(reference) => document
+                .pointer(reference.strip_prefix('#').unwrap())
+                .unwrap(),
             None => part,
         };
         let names = part["properties"].as_object().into_iter().flatten();
@@ -85,7 +87,12 @@ fn faults_of_all(document: &Value, parts: &[Value], value: &Value, at: &str) -> 
         open["additionalProperties"] = Value::Bool(true);
         found.extend(faults(document, &open, value, at));
     }
-    for name in value.as_object().into_iter().flatten().map(|(name, _)| name) {
+    for name in value
+        .as_object()
+        .into_iter()
+        .flatten()
+        .map(|(name, _)| name)
+    {
         if !described.contains(name) {
             found.push(format!("{at}/{name} is not described"));
         }

@@ -22,7 +22,6 @@ use crate::support::{Relational, on_every_backend};
 
 mod content;
 mod mongodb;
-mod relational;
 
 /// What holds developers' data and logs, over one fresh database.
 #[derive(Debug, Clone)]

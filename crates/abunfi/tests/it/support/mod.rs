@@ -31,8 +31,6 @@ pub(crate) struct Relational {
     pub(crate) keys: Arc<dyn keys::Store>,
     pub(crate) outbox: Arc<dyn outbox::Store>,
     pub(crate) transactions: Arc<dyn transaction::Store>,
-    pub(crate) dev_data: Arc<dyn documents::DevDataStore>,
-    pub(crate) logs: Arc<dyn documents::LogStore>,
     /// The database itself, past the adapter.
     pub(crate) raw: Raw,
 }
@@ -50,8 +48,6 @@ impl Relational {
             + keys::Store
             + outbox::Store
             + transaction::Store
-            + documents::DevDataStore
-            + documents::LogStore
             + 'static,
     {
         Self {
@@ -65,9 +61,7 @@ impl Relational {
             sessions: store.clone(),
             keys: store.clone(),
             outbox: store.clone(),
-            transactions: store.clone(),
-            dev_data: store.clone(),
-            logs: store,
+            transactions: store,
             raw,
         }
     }
