@@ -79,6 +79,8 @@ impl Account {
             TransactionType::Withdraw => return Err(Refusal::AmountOverflow),
         };
         *total = grow(*total, tx.amount)?;
+        // Unlike the other totals, this one is shown as an amount.
+        Amount::from_micros(self.totals.yield_earned).ok_or(Refusal::AmountOverflow)?;
         self.available = self
             .available
             .checked_add(tx.amount)

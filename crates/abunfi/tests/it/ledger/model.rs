@@ -126,6 +126,8 @@ struct Known {
 #[derive(Debug, Default)]
 struct Model {
     accounts: BTreeMap<(UserId, Asset), Account>,
+    /// The yield of each account's whole life, which is shown as an amount.
+    earned: BTreeMap<(UserId, Asset), i128>,
     transactions: BTreeMap<TransactionId, Known>,
     references: BTreeSet<(UserId, String)>,
     hashes: BTreeSet<(UserId, TransactionType, String)>,
@@ -223,11 +225,13 @@ impl Model {
             (_, false) => account.moved(0, 0, 0, 0),
         };
         broken.extend(account.refusals(&after));
+        broken.extend(self.refuse_yield(&known, confirmed));
         if !broken.is_empty() {
             return Err(broken);
         }
         self.references.extend(reference);
         self.hashes.extend(hash);
+        self.earn(&known, confirmed);
         Ok(self.enter(asked.id, known, after))
     }
 
@@ -257,10 +261,13 @@ impl Model {
             (_, Settlement::Confirm) => account.moved(known.amount, 0, known.shares, 0),
             (_, _) => account.moved(0, 0, 0, 0),
         };
-        let broken = account.refusals(&after);
+        let mut broken = account.refusals(&after);
+        let confirmed = to == Settlement::Confirm;
+        broken.extend(self.refuse_yield(&known, confirmed));
         if !broken.is_empty() {
             return Err(broken);
         }
+        self.earn(&known, confirmed);
         known.stage = stage;
         Ok(self.enter(id, known, after))
     }
@@ -301,6 +308,23 @@ impl Model {
             .get(&(known.user, known.asset.clone()))
             .cloned()
             .unwrap_or_default()
+    }
+
+    fn earned_after(&self, known: &Known, confirmed: bool) -> i128 {
+        let before = self.earned.get(&(known.user, known.asset.clone())).copied();
+        let is_yield = confirmed && known.kind == TransactionType::YieldHarvest;
+        before.unwrap_or_default() + if is_yield { known.amount } else { 0 }
+    }
+
+    fn refuse_yield(&self, known: &Known, confirmed: bool) -> Option<Refusal> {
+        let most = i128::from(Amount::MAX.micros());
+        (self.earned_after(known, confirmed) > most).then_some(Refusal::AmountOverflow)
+    }
+
+    fn earn(&mut self, known: &Known, confirmed: bool) {
+        let earned = self.earned_after(known, confirmed);
+        self.earned
+            .insert((known.user, known.asset.clone()), earned);
     }
 
     fn enter(&mut self, id: TransactionId, known: Known, after: Account) -> Account {

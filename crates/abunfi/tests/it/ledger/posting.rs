@@ -24,6 +24,7 @@ on_every_backend!(
     shares_stay_below_their_bound,
     a_pending_deposit_is_checked_against_the_bound_when_it_is_confirmed,
     totals_outgrow_what_a_balance_may_be,
+    what_was_earned_stays_below_the_bound_of_what_can_be_shown,
     an_unknown_user_asset_or_transaction_is_refused,
     a_first_posting_in_an_asset_opens_its_account,
     a_client_reference_is_used_once_for_good,
@@ -341,6 +342,27 @@ async fn totals_outgrow_what_a_balance_may_be(stores: &Relational) {
             .await;
     }
     assert_eq!(stores.balance(user).await, (Amount::ZERO, Amount::ZERO));
+    stores.check_books().await;
+}
+
+async fn what_was_earned_stays_below_the_bound_of_what_can_be_shown(stores: &Relational) {
+    let user = stores.user("An").await.id;
+    let harvest = |amount| posting(user, TransactionType::YieldHarvest, amount);
+    stores.posted(harvest(Amount::MAX)).await;
+    stores
+        .posted(posting(user, TransactionType::Withdraw, Amount::MAX))
+        .await;
+    let bit = amount("0.000001");
+    assert_eq!(stores.refused(harvest(bit)).await, Refusal::AmountOverflow);
+    let pending = stores.posted(harvest(bit).pending()).await.transaction.id;
+    let confirm = settle(user, pending, Settlement::Confirm);
+    assert_eq!(stores.refused(confirm).await, Refusal::AmountOverflow);
+    let balances = stores.ledger.balances(user).await.unwrap().unwrap();
+    assert_eq!(
+        (balances[0].total_yield_earned, balances[0].available),
+        (Amount::MAX, Amount::ZERO)
+    );
+    stores.posted(deposit(user, 1)).await;
     stores.check_books().await;
 }
 
