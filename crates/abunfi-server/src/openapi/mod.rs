@@ -3,6 +3,7 @@
 //! What every operation has (who may, which refusals) is added here once, so that a handler names only what
 //! is its own. The same code always gives the same text.
 
+mod examples;
 pub(crate) mod params;
 pub(crate) mod schemas;
 
@@ -53,11 +54,18 @@ fn complete_schemas(schemas: &mut Map<String, Value>) {
             schema.insert(keyword.to_owned(), value);
         }
     };
-    set("AnyJson", "examples", json!([{"enabled": true}]));
     set("Preferences", "additionalProperties", json!(true));
     for name in ["BatchItem", "PostedTransaction"] {
-        if let Some(flat) = schemas.get(name).and_then(|schema| flattened(schema, schemas)) {
+        if let Some(flat) = schemas
+            .get(name)
+            .and_then(|schema| flattened(schema, schemas))
+        {
             schemas.insert(name.to_owned(), flat);
+        }
+    }
+    for (name, example) in examples::all() {
+        if let Some(Value::Object(schema)) = schemas.get_mut(name) {
+            schema.insert("examples".to_owned(), json!([example]));
         }
     }
 }
@@ -87,7 +95,9 @@ fn flattened(schema: &Value, schemas: &Map<String, Value>) -> Option<Value> {
 
 /// What may be left out of a request is left out, and not sent as `null`.
 fn plain_requests(operation: &mut Value) {
-    let parameters = operation.pointer_mut("/parameters").and_then(Value::as_array_mut);
+    let parameters = operation
+        .pointer_mut("/parameters")
+        .and_then(Value::as_array_mut);
     for parameter in parameters.into_iter().flatten() {
         let kinds = parameter.pointer_mut("/schema/type");
         if let Some(kinds) = kinds
