@@ -41,7 +41,7 @@ fn assert_green(ran: &Ran) {
 
 mod embedded {
     use super::assert_green;
-    use crate::stores::rows_in_sqlite;
+    use crate::stores::{allow_changes_of_the_trail, rows_in_sqlite};
     use crate::support::Place;
 
     #[tokio::test]
@@ -54,6 +54,24 @@ mod embedded {
         assert!(before.len() > 10, "{before:?}");
         assert_green(&place.run(&["check", "--json"]));
         assert_eq!(rows_in_sqlite(&place).await, before);
+    }
+
+    #[tokio::test]
+    async fn a_trail_that_can_be_changed_fails_the_self_test_by_name() {
+        let place = Place::new();
+        assert_eq!(place.run(&["migrate"]).code, 0);
+        allow_changes_of_the_trail(&place).await;
+        let ran = place.run(&["check"]);
+        assert_eq!(ran.code, 1, "{ran:?}");
+        let failed = ran.out.lines().filter(|line| line.contains("FAILED"));
+        let failed: Vec<_> = failed.collect();
+        assert_eq!(failed.len(), 2, "{failed:?}");
+        assert!(
+            failed
+                .iter()
+                .all(|line| line.contains("the audit trail refuses")),
+            "{failed:?}"
+        );
     }
 
     #[test]

@@ -14,6 +14,20 @@ use crate::health::Probe;
 
 const BACKEND: &str = "sqlite";
 
+/// Rows as the range of their row ids says: counting would read the table, as asking for both ends at once
+/// would.
+macro_rules! row_count {
+    ($table:literal) => {
+        concat!(
+            "SELECT coalesce((SELECT max(rowid) FROM ",
+            $table,
+            ") - (SELECT min(rowid) FROM ",
+            $table,
+            ") + 1, 0)"
+        )
+    };
+}
+
 impl Sqlite {
     /// The probe of these files as the document store.
     #[must_use]
@@ -75,27 +89,24 @@ impl Probe for DocumentsProbe {
     async fn statistics(&self) -> Result<Value, StoreError> {
         let lane = self.0.documents()?;
         let (version, bytes) = lane.read(version_and_size).await?;
-        // Rows as the range of their row ids says: counting would read the tables.
         let documents = self
             .0
             .relational
             .read(async |connection| {
-                sqlx::query_scalar::<_, i64>(
-                    "SELECT coalesce(max(rowid) - min(rowid) + 1, 0) FROM documents",
-                )
-                .fetch_one(connection)
-                .await
+                sqlx::query_scalar::<_, i64>(row_count!("documents"))
+                    .fetch_one(connection)
+                    .await
             })
             .await?;
         let (dev_data, logs) = lane
-            .read(async |connection| {
-                let row = sqlx::query(
-                    "SELECT (SELECT coalesce(max(rowid) - min(rowid) + 1, 0) FROM dev_data) AS dev_data,
-                            (SELECT coalesce(max(rowid) - min(rowid) + 1, 0) FROM logs) AS logs",
-                )
-                .fetch_one(connection)
-                .await?;
-                Ok((row.integer("dev_data")?, row.integer("logs")?))
+            .snapshot(async |connection| {
+                let dev_data = sqlx::query_scalar::<_, i64>(row_count!("dev_data"))
+                    .fetch_one(&mut *connection)
+                    .await?;
+                let logs = sqlx::query_scalar::<_, i64>(row_count!("logs"))
+                    .fetch_one(connection)
+                    .await?;
+                Ok((dev_data, logs))
             })
             .await?;
         Ok(json!({

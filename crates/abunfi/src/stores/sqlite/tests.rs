@@ -294,6 +294,24 @@ async fn a_full_disk_is_told_and_survived() {
     assert_eq!(found.unwrap().len(), 20);
 }
 
+/// As SQLite does after some I/O errors.
+#[tokio::test]
+async fn a_transaction_that_sqlite_ended_by_itself_does_not_wedge_the_writer() {
+    let files = Files::new();
+    let store = files.open().await;
+    let ended = store
+        .relational
+        .write(async |connection| {
+            sqlx::query("ROLLBACK").execute(connection).await?;
+            Err::<(), _>(error::Abort::Driver(sqlx::Error::WorkerCrashed))
+        })
+        .await;
+    let ended: Result<(), StoreError> = ended;
+    assert!(ended.is_err());
+    create(&store, "an@example.com").await.unwrap();
+    assert_eq!(count(&store, "users").await, 1);
+}
+
 #[tokio::test]
 async fn the_books_are_checked_to_the_last_micro_unit_however_large_they_are() {
     let files = Files::new();

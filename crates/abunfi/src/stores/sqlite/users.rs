@@ -277,7 +277,7 @@ async fn free_code(
     for code in codes {
         let taken = find_by_identity(connection, IdentityKind::ReferralCode, &code.key()).await?;
         if taken.is_none() {
-            return Ok(code.clone());
+            return Ok(*code);
         }
     }
     Err(Abort::Refused(Error::IdentityTaken(
@@ -476,7 +476,7 @@ fn social(row: &SqliteRow) -> Result<Option<SocialId>, sqlx::Error> {
     };
     SocialId::new(provider, &id)
         .map(Some)
-        .or_else(|_invalid| Err(undecodable("social_id", "not an account id")))
+        .map_err(|_invalid| undecodable("social_id", "not an account id"))
 }
 
 fn balance(row: BalanceRow) -> Result<Balance, sqlx::Error> {

@@ -154,6 +154,9 @@ fn matching(
     query.push(", ").push_bind(id).push(")");
     if let Some(kind) = filter.kind {
         query.push(" AND type = ").push_bind(kind.as_str());
+    } else if filter.tx_hash.is_some() {
+        // All of them, so that the unique index of hashes, which they are part of, can be used.
+        query.push(" AND type IN ('deposit', 'withdraw', 'yield_harvest', 'referral_bonus')");
     }
     if let Some(status) = filter.status {
         query.push(" AND status = ").push_bind(status.as_str());

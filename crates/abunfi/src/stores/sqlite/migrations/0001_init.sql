@@ -205,24 +205,16 @@ CREATE TABLE audit_private (
     CONSTRAINT audit_private_pkey PRIMARY KEY (user_id, chain, seq, field)
 ) STRICT;
 
--- A REPLACE deletes what is in its way without firing the triggers of deletion (unless a connection turns
--- recursive_triggers on), so an insertion onto a row that is there is refused as well.
-CREATE TRIGGER audit_no_replace BEFORE INSERT ON audit
-    WHEN EXISTS (SELECT 1 FROM audit WHERE (user_id, chain, seq) = (NEW.user_id, NEW.chain, NEW.seq))
-        OR EXISTS (SELECT 1 FROM audit WHERE rowid = NEW.rowid)
-    BEGIN SELECT RAISE(ABORT, 'audit is append-only'); END;
-CREATE TRIGGER entries_no_replace BEFORE INSERT ON entries
-    WHEN EXISTS (SELECT 1 FROM entries WHERE (user_id, transaction_id, account)
-                     = (NEW.user_id, NEW.transaction_id, NEW.account))
-    BEGIN SELECT RAISE(ABORT, 'entries is append-only'); END;
 CREATE TRIGGER audit_no_update BEFORE UPDATE ON audit
     BEGIN SELECT RAISE(ABORT, 'audit is append-only'); END;
 CREATE TRIGGER audit_no_delete BEFORE DELETE ON audit
     BEGIN SELECT RAISE(ABORT, 'audit is append-only'); END;
--- INSERT OR REPLACE deletes what is in its way without asking the triggers for deletion.
+-- INSERT OR REPLACE deletes what is in its way (by key or by rowid) without asking the triggers for
+-- deletion, unless a connection turns recursive_triggers on.
 CREATE TRIGGER audit_no_replace BEFORE INSERT ON audit
     WHEN EXISTS (SELECT 1 FROM audit
                  WHERE user_id = new.user_id AND chain = new.chain AND seq = new.seq)
+        OR EXISTS (SELECT 1 FROM audit WHERE rowid = new.rowid)
     BEGIN SELECT RAISE(ABORT, 'audit is append-only'); END;
 CREATE TRIGGER entries_no_update BEFORE UPDATE ON entries
     BEGIN SELECT RAISE(ABORT, 'entries is append-only'); END;
