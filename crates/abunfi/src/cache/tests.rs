@@ -18,10 +18,13 @@ fn tags() -> Vec<String> {
     vec!["user".to_owned()]
 }
 
+/// A value and a lease.
+type Entry = (Option<Stored>, Option<LeaseToken>);
+
 /// What an L2 server holds, shared by the instances that reach it.
 #[derive(Debug, Default)]
 struct Server {
-    entries: Mutex<HashMap<String, (Option<Stored>, Option<LeaseToken>)>>,
+    entries: Mutex<HashMap<String, Entry>>,
     instances: Mutex<Vec<broadcast::Sender<Notice>>>,
 }
 
@@ -200,7 +203,7 @@ impl World {
     }
 
     fn instance(&self, l2: Option<Arc<L2>>, shared: bool) -> Instance {
-        let store = l2.clone().map(|l2| l2 as Arc<dyn Store>);
+        let store = l2.clone().map(|l2| -> Arc<dyn Store> { l2 });
         Instance {
             cache: Cache::new(store, self.clock.clone(), CacheConfig::default(), shared),
             l2,
@@ -305,7 +308,8 @@ async fn who_asks_after_an_invalidation_does_not_wait_for_the_load_that_it_voide
     let instance = Arc::new(World::new().alone());
     let (go, old) = slow_load(&instance).await;
     instance.write().await;
-    assert_eq!(instance.read().await, (2, Hit::Fetched));
+    let read = tokio::time::timeout(Duration::from_secs(1), instance.read()).await;
+    assert_eq!(read.unwrap(), (2, Hit::Fetched), "without waiting");
     go.notify_one();
     assert_eq!(*old.await.unwrap().value, 1);
     assert_eq!(

@@ -33,6 +33,7 @@ mod store;
 #[cfg(test)]
 mod tests;
 pub mod versions;
+mod writing;
 
 pub use error::Error;
 pub use records::{
@@ -40,12 +41,13 @@ pub use records::{
     MAX_NAME_CHARS, check_log_entry,
 };
 pub use relay::{Relay, RelayStats};
-pub(crate) use service::check;
-pub use service::{ApplyReport, DocumentView, Service, Stores, UserDocuments, Write};
+pub use service::{DocumentView, Service, Stores, UserDocuments};
 pub use store::{
     Applied, Backlog, Claimed, ContentStore, DevDataEntry, DevDataStore, DevDataWrite, HeadStore,
     HeadWrite, HeadWritten, LogFilter, LogStore, StoredDocument,
 };
+pub(crate) use writing::check;
+pub use writing::{ApplyReport, Write};
 
 words! {
     /// The documents that belong to a user. Each is a collection (or a kind) of its own.

@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::canonical::{Root, canonical_json, check_document};
 use super::merge_patch::merge_patch;
-use super::service::contended;
+use super::writing::contended;
 use super::*;
 use crate::error::{StoreError, StoreKind};
 use crate::ledger::Page;

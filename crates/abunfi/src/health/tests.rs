@@ -67,8 +67,11 @@ fn service() -> (Service, [Arc<Stub>; 3]) {
         StoreKind::KeyValue,
     ]
     .map(Stub::new);
-    let probes = stubs.iter().map(|stub| Arc::clone(stub) as Arc<dyn Probe>);
-    (Service::new(probes.collect()), stubs)
+    let mut probes: Vec<Arc<dyn Probe>> = Vec::new();
+    for stub in &stubs {
+        probes.push(stub.clone());
+    }
+    (Service::new(probes), stubs)
 }
 
 fn secret(kind: StoreKind) -> Answer {

@@ -207,7 +207,7 @@ impl Instance {
     }
 
     fn over(store: &RedisStore, version: &Arc<AtomicU64>) -> Self {
-        let l2 = Some(Arc::new(store.clone()) as Arc<dyn Store>);
+        let l2: Option<Arc<dyn Store>> = Some(Arc::new(store.clone()));
         let config = CacheConfig {
             // Only notices and notes keep L1 right here.
             l1_shared_ttl_ms: 60_000,
@@ -563,6 +563,110 @@ mod redis {
                 matches!(store.get("before", &tags()).await, Ok(None))
             })
             .await;
+        }
+    }
+
+    mod sentinel {
+        use super::*;
+        use std::path::Path;
+        use std::process::Command;
+
+        use abunfi_testkit::{Kind, Own, Redis, Stop, programs};
+
+        /// One Sentinel that alone decides.
+        #[derive(Debug)]
+        struct Sentinel {
+            redis: Redis,
+            master_port: u16,
+        }
+
+        impl Kind for Sentinel {
+            const NAME: &'static str = "Redis Sentinel";
+
+            fn prepare(&mut self, dir: &Path) -> anyhow::Result<()> {
+                let monitor = format!("sentinel monitor main 127.0.0.1 {} 1", self.master_port);
+                let down = "sentinel down-after-milliseconds main 500";
+                let config = format!("{monitor}\n{down}\nsentinel failover-timeout main 2000\n");
+                Ok(std::fs::write(dir.join("sentinel.conf"), config)?)
+            }
+
+            fn command(&self, dir: &Path, port: u16) -> Command {
+                let mut command = Command::new(programs::find_redis().expect("a Redis"));
+                command.arg(dir.join("sentinel.conf")).arg("--sentinel");
+                command.args(["--bind", "127.0.0.1", "--port", &port.to_string()]);
+                command
+            }
+
+            fn is_ready(&self, dir: &Path, port: u16, id: u32) -> bool {
+                self.redis.is_ready(dir, port, id)
+            }
+
+            fn url(&self, port: u16) -> String {
+                format!("redis+sentinel://127.0.0.1:{port}/main")
+            }
+
+            fn orderly(&self) -> Stop {
+                self.redis.orderly()
+            }
+
+            fn at_once(&self) -> Stop {
+                self.redis.at_once()
+            }
+        }
+
+        #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+        async fn outage_after_a_failover_the_new_master_is_used_without_what_the_old_one_cached() {
+            let (mut master, replica) = (OwnRedis::start().unwrap(), OwnRedis::start().unwrap());
+            let mut client = ::redis::Client::open(replica.url())
+                .unwrap()
+                .get_connection()
+                .unwrap();
+            let mut follow = ::redis::cmd("REPLICAOF");
+            follow
+                .arg("127.0.0.1")
+                .arg(master.address().port())
+                .exec(&mut client)
+                .unwrap();
+            let kind = Sentinel {
+                redis: Redis::new(programs::find_redis().unwrap()),
+                master_port: master.address().port(),
+            };
+            let sentinel = Own::start_with(kind).unwrap();
+            let version = Arc::new(AtomicU64::new(1));
+            let store = connect(&sentinel.url(), "p").await;
+            let a = Instance::over(&store, &version);
+            assert_eq!(a.read().await, (1, Hit::Fetched));
+            eventually("the replica has the value", async || {
+                let keys: u64 = ::redis::cmd("DBSIZE").query(&mut client).unwrap();
+                keys > 0
+            })
+            .await;
+            a.write().await;
+            eventually("the Sentinel knows the replica", async || {
+                let port = sentinel.address().port();
+                let mut asked = ::redis::Client::open(format!("redis://127.0.0.1:{port}"))
+                    .unwrap()
+                    .get_connection()
+                    .unwrap();
+                let info: String = ::redis::cmd("INFO")
+                    .arg("sentinel")
+                    .query(&mut asked)
+                    .unwrap();
+                info.contains("slaves=1")
+            })
+            .await;
+            master.kill();
+            assert_eq!(a.read().await.0, 2);
+            eventually("the new master serves", async || {
+                store.get("x", &[]).await.is_ok()
+            })
+            .await;
+            let b = Instance::over(&store, &version);
+            assert_eq!(
+                b.read().await,
+                (2, Hit::Fetched),
+                "its copies of the old master's cache are not used"
+            );
         }
     }
 }

@@ -20,11 +20,9 @@ pub(super) fn is_duplicate_key(error: &Error) -> bool {
         ErrorKind::Write(WriteFailure::WriteError(error)) => error.code == DUPLICATE_KEY,
         ErrorKind::InsertMany(error) => {
             error.write_concern_error.is_none()
-                && error
-                    .write_errors
-                    .iter()
-                    .flatten()
-                    .all(|error| error.code == DUPLICATE_KEY)
+                && error.write_errors.as_ref().is_some_and(|errors| {
+                    !errors.is_empty() && errors.iter().all(|error| error.code == DUPLICATE_KEY)
+                })
         }
         ErrorKind::Command(error) => error.code == DUPLICATE_KEY,
         _ => false,

@@ -153,18 +153,22 @@ impl MongoDb {
     {
         guard::outside(StoreKind::Documents)?;
         self.inner.breaker.admit()?;
-        let result = self.run(work).await;
-        self.inner.breaker.record(&result);
+        let result = self.run(self.inner.deadline, work).await;
+        // A caller who found all connections busy has learned nothing about the server.
+        if !matches!(result, Err(StoreError::Overloaded { .. })) {
+            self.inner.breaker.record(&result);
+        }
         result
     }
 
-    async fn run<T, F, W>(&self, work: W) -> Result<T, StoreError>
+    /// The same past the breaker, and within a deadline of the caller's.
+    async fn run<T, F, W>(&self, within: Duration, work: W) -> Result<T, StoreError>
     where
         T: Send + 'static,
         F: Future<Output = Result<T, StoreError>> + Send,
         W: FnOnce(Database, Attempt) -> F + Send + 'static,
     {
-        let deadline = Instant::now() + self.inner.deadline;
+        let deadline = Instant::now() + within;
         let permit = self.permit(deadline).await?;
         let attempt = Attempt::default();
         let inner = Arc::clone(&self.inner);
@@ -302,6 +306,8 @@ fn logs_of(database: &Database) -> Collection<Document> {
 mod tests {
     use super::*;
 
+    const DEADLINE: Duration = Duration::from_millis(200);
+
     fn config() -> MongoConfig {
         MongoConfig {
             deadline_ms: 200,
@@ -396,7 +402,7 @@ mod tests {
             if let Ok(permit) = taken {
                 drop(permit);
                 break store
-                    .run(move |_database, attempt| async move {
+                    .run(DEADLINE, move |_database, attempt| async move {
                         attempt.sending()?;
                         released.await.ok();
                         Ok(())
@@ -409,13 +415,17 @@ mod tests {
             matches!(frozen, Err(StoreError::OutcomeUnknown { .. })),
             "{frozen:?}"
         );
-        let refused = store.run(|_database, _attempt| async { Ok(()) }).await;
+        let refused = store
+            .run(DEADLINE, |_database, _attempt| async { Ok(()) })
+            .await;
         assert!(
             matches!(refused, Err(StoreError::Overloaded { .. })),
             "{refused:?}"
         );
         release.send(()).ok();
-        let later = store.run(|_database, _attempt| async { Ok(()) }).await;
+        let later = store
+            .run(DEADLINE, |_database, _attempt| async { Ok(()) })
+            .await;
         assert!(later.is_ok(), "{later:?}");
         Ok(())
     }

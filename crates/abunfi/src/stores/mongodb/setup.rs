@@ -17,6 +17,10 @@ const FIRST_PAUSE: Duration = Duration::from_millis(250);
 /// statistics waits for it.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
+/// How long one attempt may take: an index over what an existing collection holds is not built in the time
+/// that a request has.
+const SETUP_DEADLINE: Duration = Duration::from_secs(300);
+
 /// What was found out about the server. None of it is needed: what is missing is done another way.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Capabilities {
@@ -50,7 +54,7 @@ pub(super) fn spawn(inner: &Arc<Inner>) {
 impl MongoDb {
     async fn set_up(&self) -> Result<(), StoreError> {
         let capabilities = self
-            .call(|database, attempt| async move {
+            .run(SETUP_DEADLINE, |database, attempt| async move {
                 let build = database
                     .run_command(doc! {"buildInfo": 1})
                     .await
@@ -85,12 +89,18 @@ fn version(build: &Document) -> String {
     build.get_str("version").unwrap_or("unknown").to_owned()
 }
 
+/// An index only makes things faster: a server that refuses it (the user may not) is used without.
 async fn create_index(collection: &Collection<Document>, keys: Document) -> Result<(), StoreError> {
-    collection
-        .create_index(IndexModel::builder().keys(keys).build())
-        .await
-        .map(drop)
-        .map_err(|error| failure::of_write(&error))
+    let wanted = IndexModel::builder().keys(keys).build();
+    match collection.create_index(wanted).await {
+        Ok(_created) => Ok(()),
+        Err(error) if failure::is_refusal(&error) => {
+            let reason = failure::of_write(&error);
+            tracing::warn!(collection = collection.name(), %reason, "an index is refused");
+            Ok(())
+        }
+        Err(error) => Err(failure::of_write(&error)),
+    }
 }
 
 /// Asks the server to expire documents by itself; whether it can. Where it cannot, the same field gets
@@ -98,15 +108,11 @@ async fn create_index(collection: &Collection<Document>, keys: Document) -> Resu
 async fn expires(collection: &Collection<Document>) -> Result<bool, StoreError> {
     let keys = doc! {"expires_at": 1};
     let at_once = IndexOptions::builder().expire_after(Duration::ZERO).build();
-    let created = collection
-        .create_index(
-            IndexModel::builder()
-                .keys(keys.clone())
-                .options(at_once)
-                .build(),
-        )
-        .await;
-    match created {
+    let wanted = IndexModel::builder()
+        .keys(keys.clone())
+        .options(at_once)
+        .build();
+    match collection.create_index(wanted).await {
         Ok(_created) => Ok(true),
         Err(error) if failure::is_refusal(&error) => {
             create_index(collection, keys).await?;

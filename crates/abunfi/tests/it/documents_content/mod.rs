@@ -20,6 +20,7 @@ use uuid::Uuid;
 
 use crate::support::{Relational, on_every_backend};
 
+mod agreement;
 mod content;
 mod mongodb;
 

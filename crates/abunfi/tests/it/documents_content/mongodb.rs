@@ -25,15 +25,20 @@ use super::{Records, at, records_tests};
 const DEADLINE_MS: u64 = 10_000;
 
 /// A document database that belongs to one test.
-struct Database {
-    store: MongoDb,
+pub(super) struct Database {
+    pub(super) store: MongoDb,
     client: Client,
-    name: String,
+    pub(super) name: String,
+}
+
+/// Of the server that all tests share.
+pub(super) fn uri() -> String {
+    servers::require_mongodb_uri()
 }
 
 impl Database {
-    async fn fresh() -> Self {
-        let uri = servers::require_mongodb_uri();
+    pub(super) async fn fresh() -> Self {
+        let uri = uri();
         let name = unique_name();
         let client = Client::with_uri_str(&uri).await.expect("a client");
         Self {
@@ -43,18 +48,18 @@ impl Database {
         }
     }
 
-    fn collection(&self, name: &str) -> Collection<Document> {
+    pub(super) fn collection(&self, name: &str) -> Collection<Document> {
         self.client.database(&self.name).collection(name)
     }
 
     /// The test succeeded.
-    async fn remove(self) {
+    pub(super) async fn remove(self) {
         let dropped = self.client.database(&self.name).drop().await;
         dropped.expect("the database goes");
     }
 }
 
-async fn connect(uri: &str, database: &str, deadline_ms: u64) -> MongoDb {
+pub(super) async fn connect(uri: &str, database: &str, deadline_ms: u64) -> MongoDb {
     let config = MongoConfig {
         database: database.to_owned(),
         deadline_ms,
@@ -64,7 +69,7 @@ async fn connect(uri: &str, database: &str, deadline_ms: u64) -> MongoDb {
 }
 
 /// Waits until the server was reached.
-async fn is_set_up(store: &MongoDb) -> &Capabilities {
+pub(super) async fn is_set_up(store: &MongoDb) -> &Capabilities {
     let began = Instant::now();
     loop {
         if let Some(capabilities) = store.capabilities() {
@@ -248,7 +253,7 @@ mod behind_a_proxy {
     impl Behind {
         async fn a_proxy() -> Self {
             let database = Database::fresh().await;
-            let uri = servers::require_mongodb_uri();
+            let uri = uri();
             let proxy = FaultProxy::before(&uri, 27_017).await.expect("a proxy");
             let through = proxy.url(&uri).expect("a URI");
             let store = connect(&through, &database.name, SHORT_DEADLINE_MS).await;
