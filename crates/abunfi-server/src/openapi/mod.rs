@@ -3,6 +3,7 @@
 //! What every operation has (who may, which refusals) is added here once, so that a handler names only what
 //! is its own. The same code always gives the same text.
 
+mod examples;
 pub(crate) mod params;
 pub(crate) mod schemas;
 
@@ -53,7 +54,6 @@ fn complete_schemas(schemas: &mut Map<String, Value>) {
             schema.insert(keyword.to_owned(), value);
         }
     };
-    set("AnyJson", "examples", json!([{"enabled": true}]));
     set("Preferences", "additionalProperties", json!(true));
     for name in ["BatchItem", "PostedTransaction"] {
         if let Some(flat) = schemas
@@ -61,6 +61,11 @@ fn complete_schemas(schemas: &mut Map<String, Value>) {
             .and_then(|schema| flattened(schema, schemas))
         {
             schemas.insert(name.to_owned(), flat);
+        }
+    }
+    for (name, example) in examples::all() {
+        if let Some(Value::Object(schema)) = schemas.get_mut(name) {
+            schema.insert("examples".to_owned(), json!([example]));
         }
     }
 }

@@ -60,7 +60,9 @@ async fn create_session(
     if let Some(session) = caller.as_session() {
         // Else whoever got hold of a session could keep it alive for ever.
         let left = session.expires_at.since(app.platform().clock().now());
-        let left = left.max(Duration::from_secs(1));
+        // A second less, since the new session begins a little later than this was computed.
+        let left = left.as_secs().saturating_sub(1).max(1);
+        let left = Duration::from_secs(left);
         request.ttl = Some(request.ttl.map_or(left, |ttl| ttl.min(left)));
     }
     let sessions = app.platform().sessions();

@@ -338,7 +338,69 @@ async fn a_refusal_has_the_shape_that_is_described(server: &TestServer) {
     }
 }
 
+async fn examples_of_answers_have_the_members_of_real_ones(server: &TestServer) {
+    let document = server.get("/openapi.json").expect(200).await.json();
+    let schemas = document["components"]["schemas"].as_object().unwrap();
+    let mut count = 0;
+    for (name, schema) in schemas {
+        for example in schema["examples"].as_array().into_iter().flatten() {
+            let faults = schema::faults(&document, schema, example, "");
+            assert!(faults.is_empty(), "{name}: {faults:#?}");
+            count += 1;
+        }
+    }
+    assert!(count > 15, "{count}");
+    let user = server.user().await;
+    let deposit = json!({"type": "deposit", "amount": "1"});
+    let real = [
+        (
+            "User",
+            server.get(&format!("users/{user}")).expect(200).await,
+        ),
+        ("PostedTransaction", server.posted(&user, deposit).await),
+        (
+            "TokenAndSession",
+            server
+                .post(&format!("users/{user}/sessions"))
+                .expect(201)
+                .await,
+        ),
+        (
+            "Problem",
+            server.post("users").json(&json!({})).send().await,
+        ),
+    ];
+    for (name, answer) in real {
+        assert_eq!(
+            members(&schemas[name]["examples"][0]),
+            members(&answer.json()),
+            "{name}"
+        );
+    }
+}
+
+/// The names of all members, inside too; what is inside of lists counts once.
+fn members(value: &Value) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    match value {
+        Value::Object(object) => {
+            for (name, value) in object {
+                found.insert(name.clone());
+                found.extend(
+                    members(value)
+                        .into_iter()
+                        .map(|inner| format!("{name}/{inner}")),
+                );
+            }
+        }
+        Value::Array(items) => found.extend(items.iter().flat_map(members)),
+        _ => {}
+    }
+    found
+}
+
 on_every_backend!(
     every_operation_answers_as_described_and_takes_its_example,
     a_refusal_has_the_shape_that_is_described,
+    examples_of_answers_have_the_members_of_real_ones,
 );
