@@ -13,10 +13,10 @@ use serde_json::{Value, json};
 
 use super::fakes::Scene;
 use super::*;
+use crate::cache::user_tag;
 use crate::clock::Clock as _;
 use crate::context::Context;
 use crate::error::{StoreError, StoreKind};
-use crate::stores::user_tag;
 
 const METADATA: DocumentKind = DocumentKind::Metadata;
 const PREFERENCES: DocumentKind = DocumentKind::Preferences;

@@ -12,10 +12,10 @@ use super::reading::Resolved;
 use super::relay::OwnApply;
 use super::service::Found;
 use super::*;
+use crate::cache::user_tag;
 use crate::context::Context;
 use crate::detached::detached;
 use crate::error::{StoreError, StoreKind};
-use crate::stores::user_tag;
 use crate::transaction::guard;
 use crate::validation::Faults;
 

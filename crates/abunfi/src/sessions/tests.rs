@@ -380,7 +380,7 @@ async fn rotation_gives_a_new_token_for_the_same_life_and_ends_the_old_one() {
 async fn all_faults_of_a_request_are_named_and_a_missing_user_is_said() {
     let world = World::new();
     let service = world.service();
-    for ttl in [59, 30 * 24 * 3_600 + 1] {
+    for ttl in [0, 30 * 24 * 3_600 + 1] {
         let request = NewSession {
             device: Some("d".repeat(201)),
             ip: Some("256.0.0.1".to_owned()),

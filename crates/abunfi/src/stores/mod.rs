@@ -19,5 +19,3 @@ pub struct RelationalOptions {
     /// Accept a server that may lose what it acknowledged.
     pub allow_unsafe_durability: bool,
 }
-
-pub use crate::cache::user_tag;

@@ -8,6 +8,7 @@ use serde_json::Value;
 use super::served::{Caching, Composed, serve};
 use super::*;
 use crate::cache::Cache;
+use crate::cache::user_tag;
 use crate::clock::{SharedClock, Timestamp};
 use crate::context::Context;
 use crate::detached::detached;
@@ -18,7 +19,6 @@ use crate::documents::{
 use crate::error::{StoreError, StoreKind};
 use crate::ids::{UserId, random_bytes};
 use crate::ledger::{Asset, Page, asset_tag};
-use crate::stores::user_tag;
 use crate::transaction::guard;
 use crate::validation::{FaultCode, Faults};
 

@@ -392,21 +392,20 @@ mod tests {
             ..config()
         };
         let store = MongoDb::connect("mongodb://127.0.0.1:1/x", &one).await?;
-        // Until the background has given its permit back.
-        let (release, released) = tokio::sync::oneshot::channel::<()>();
+        let release = Arc::new(tokio::sync::Notify::new());
+        // Again until the background has given its permit back.
         let frozen = loop {
-            let taken = store.inner.permits.clone().try_acquire_owned();
-            if let Ok(permit) = taken {
-                drop(permit);
-                break store
-                    .run(move |_database, attempt| async move {
-                        attempt.sending()?;
-                        released.await.ok();
-                        Ok(())
-                    })
-                    .await;
+            let released = Arc::clone(&release);
+            let ran = store
+                .run(move |_database, attempt| async move {
+                    attempt.sending()?;
+                    released.notified().await;
+                    Ok(())
+                })
+                .await;
+            if !matches!(ran, Err(StoreError::Overloaded { .. })) {
+                break ran;
             }
-            tokio::time::sleep(Duration::from_millis(10)).await;
         };
         assert!(
             matches!(frozen, Err(StoreError::OutcomeUnknown { .. })),
@@ -417,7 +416,7 @@ mod tests {
             matches!(refused, Err(StoreError::Overloaded { .. })),
             "{refused:?}"
         );
-        release.send(()).ok();
+        release.notify_one();
         let later = store.run(|_database, _attempt| async { Ok(()) }).await;
         assert!(later.is_ok(), "{later:?}");
         Ok(())
