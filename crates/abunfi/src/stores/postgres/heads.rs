@@ -11,6 +11,7 @@ use super::columns::{Columns, at, limit};
 use super::error::Abort;
 use super::lane::scoped;
 use super::{Postgres, content, outbox, user_exists};
+use crate::cache::user_tag;
 use crate::clock::Timestamp;
 use crate::context::Context;
 use crate::documents::{
@@ -19,7 +20,7 @@ use crate::documents::{
 };
 use crate::error::StoreError;
 use crate::ids::UserId;
-use crate::stores::{RelationalOptions, user_tag};
+use crate::stores::RelationalOptions;
 use crate::users::NewUser;
 
 #[async_trait]

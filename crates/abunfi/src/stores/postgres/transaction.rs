@@ -8,13 +8,14 @@ use tokio::time::timeout_at;
 use super::error::{Abort, classify, unavailable, unexpected};
 use super::lane::Open;
 use super::{Postgres, heads, ledger, outbox, users};
+use crate::cache::user_tag;
 use crate::clock::{Clock, SystemClock, Timestamp};
 use crate::context::Context;
 use crate::documents::{self, HeadWrite, HeadWritten};
 use crate::error::{StoreError, StoreKind};
 use crate::ids::UserId;
 use crate::ledger::{Command, Outcome};
-use crate::stores::{RelationalOptions, user_tag};
+use crate::stores::RelationalOptions;
 use crate::transaction::{Store, Transaction};
 use crate::users::{IdentityQuery, NewUser, UserRecord};
 

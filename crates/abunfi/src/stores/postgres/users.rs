@@ -14,6 +14,7 @@ use super::error::{Abort, undecodable};
 use super::lane::scoped;
 use super::{Postgres, audit, heads, outbox, sessions, user_exists};
 use crate::audit::drafts;
+use crate::cache::user_tag;
 use crate::clock::Timestamp;
 use crate::context::Context;
 use crate::documents::canonical::canonical_json;
@@ -21,7 +22,7 @@ use crate::documents::{DocumentKind, Head};
 use crate::error::StoreError;
 use crate::ids::UserId;
 use crate::ledger::{Asset, Balance, Page, first_share_price};
-use crate::stores::{RelationalOptions, user_tag};
+use crate::stores::RelationalOptions;
 use crate::users::rules::{self, Changed};
 use crate::users::{
     Error, IdentityKind, IdentityQuery, Kyc, KycChange, KycStatus, NewUser, Referral, ReferralRow,
