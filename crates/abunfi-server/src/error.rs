@@ -398,7 +398,7 @@ impl From<ledger::Error> for Problem {
 
 impl Problem {
     /// The refusal of a whole batch because of one item; `request_id` is that of the first answer.
-    fn batch_failed(index: usize, item: &Self, request_id: &str) -> Self {
+    pub(crate) fn batch_failed(index: usize, item: &Self, request_id: &str) -> Self {
         Self::new(
             Code::BatchFailed,
             format!("item {index} failed first; nothing of the batch was done"),

@@ -4,6 +4,16 @@
 //! Domains first: `users`, `ledger`, `documents`, … hold types, rules and services; each says in a
 //! `Store` trait what it asks of a store. `stores` implements those traits and imports the domains, never
 //! the other way round. This crate knows no HTTP.
+//!
+//! ```
+//! use abunfi::money::Amount;
+//!
+//! // Amounts are exact: decimal text in, canonical text out, never a float in between.
+//! let amount = Amount::parse("1500000.50")?;
+//! assert_eq!(amount.to_string(), "1500000.5");
+//! assert!(Amount::parse("0.0000001").is_err());
+//! # Ok::<(), abunfi::money::DecimalError>(())
+//! ```
 
 pub mod audit;
 pub mod cache;

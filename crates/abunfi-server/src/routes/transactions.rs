@@ -5,8 +5,8 @@ use abunfi::ids::{TransactionId, UserId};
 use abunfi::json_reader::{Reader, wrong_type};
 use abunfi::keys::Scope;
 use abunfi::ledger::{
-    Asset, BatchAnswer, BatchRequest, ItemResult, MAX_BATCH_ITEMS, Outcome, PostRequest, SendOut,
-    Settlement, TransactionFilter, TransactionStatus, TransactionType,
+    self, Asset, BatchAnswer, BatchRequest, ItemResult, MAX_BATCH_ITEMS, Outcome, PostRequest,
+    SendOut, Settlement, TransactionFilter, TransactionStatus, TransactionType,
 };
 use abunfi::validation::{FaultCode, Faults};
 use axum::extract::State;
@@ -118,12 +118,13 @@ async fn post_batch(
     let (body, numbers) = body.batch().await?.into_parts();
     let key = key.for_request("/api/v1/transactions/batch", &body)?;
     let request = read_batch(body, numbers)?;
-    let answer = app
-        .platform()
-        .ledger()
-        .batch(&caller.context(), request, key)
-        .await?;
-    show_batch(answer)
+    let context = caller.context();
+    match app.platform().ledger().batch(&context, request, key).await {
+        Ok(answer) => show_batch(answer),
+        // Of an atomic batch: of others, such items fail alone.
+        Err(ledger::Error::Invalid(faults)) => Err(faulty_batch(faults, &context.request_id)),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// A user's transactions
@@ -433,6 +434,24 @@ fn read_batch(body: Value, numbers: Faults) -> std::result::Result<BatchRequest,
         atomic: super::fields::present(atomic)?,
         items,
     })
+}
+
+/// The refusal of an atomic batch with faulty items: the first of them as `error`, and the faults of all.
+fn faulty_batch(faults: Faults, request_id: &str) -> Problem {
+    let first = faults
+        .iter()
+        .filter_map(|fault| item_of(&fault.pointer))
+        .min();
+    let Some(first) = first else {
+        return faults.into();
+    };
+    let mut own = Faults::new();
+    for fault in &faults {
+        if item_of(&fault.pointer) == Some(first) {
+            own.push(fault.clone());
+        }
+    }
+    Problem::batch_failed(first, &own.into(), request_id).with_member("errors", json!(faults))
 }
 
 /// The item of a batch that a pointer leads into.

@@ -143,7 +143,8 @@ async fn a_number_out_of_range_fails_its_item_only(server: &TestServer) {
     assert_eq!(done.text_at("/results/1/transaction/amount"), "2");
     let atomic = body.replace("false", "true");
     let refused = server.post("transactions/batch").key("a").text(atomic);
-    refused.expect_problem(422, "validation_failed").await;
+    let refused = refused.expect_problem(422, "batch_failed").await;
+    assert_eq!(refused.at("/index"), 0);
 }
 
 async fn the_frame_of_a_batch_is_checked(server: &TestServer) {
@@ -170,14 +171,27 @@ async fn the_frame_of_a_batch_is_checked(server: &TestServer) {
     refuse(json!({"atomic": false, "transactions": many}))
         .await
         .has_faults(&[("/transactions", "too_long")]);
-    let faulty = json!({"user_id": "x", "type": "deposit", "amount": "-1"});
-    refuse(json!({"atomic": true, "transactions": [item, faulty]}))
-        .await
-        .has_faults(&[
-            ("/transactions/1/amount", "bad_format"),
-            ("/transactions/1/user_id", "bad_format"),
-        ]);
     assert_eq!(server.available(&user).await, "0");
+}
+
+async fn a_faulty_item_fails_an_atomic_batch(server: &TestServer) {
+    let user = server.user().await;
+    let faulty = |amount: &str| json!({"user_id": "x", "type": "deposit", "amount": amount});
+    let items = [deposit(&user, "1"), faulty("-1"), faulty("1")];
+    let refused = call(server, "k", true, &items).header("x-request-id", "b-1");
+    let refused = refused.expect_problem(422, "batch_failed").await;
+    assert_eq!(refused.at("/index"), 1);
+    assert_eq!(refused.text_at("/error/code"), "validation_failed");
+    assert_eq!(refused.text_at("/error/request_id"), "b-1");
+    assert_eq!(refused.at("/error/errors").as_array().unwrap().len(), 2);
+    refused.has_faults(&[
+        ("/transactions/1/amount", "bad_format"),
+        ("/transactions/1/user_id", "bad_format"),
+        ("/transactions/2/user_id", "bad_format"),
+    ]);
+    assert_eq!(server.available(&user).await, "0");
+    // Nothing is stored for the key.
+    call(server, "k", true, &items[..1]).expect(200).await;
 }
 
 async fn a_thousand_items_fit(server: &TestServer) {
@@ -199,5 +213,6 @@ on_every_backend!(
     faulty_items_of_other_batches_fail_alone,
     a_number_out_of_range_fails_its_item_only,
     the_frame_of_a_batch_is_checked,
+    a_faulty_item_fails_an_atomic_batch,
     a_thousand_items_fit,
 );

@@ -24,6 +24,7 @@ mod limits;
 mod logs;
 mod openapi;
 mod operations;
+mod outage;
 mod refusals;
 mod sessions;
 mod shutdown;

@@ -272,7 +272,13 @@ impl Service {
         let (store, cache) = (Arc::clone(&self.store), self.cache.clone());
         let outcome = uncancelled(async move {
             let outcome = store.post_atomic(&batch).await;
-            cache.invalidate(&[], &tags_of(&batch.commands)).await;
+            let unknown = matches!(
+                outcome,
+                Err(Error::Store(StoreError::OutcomeUnknown { .. }))
+            );
+            if outcome.is_ok() || unknown {
+                cache.invalidate(&[], &tags_of(&batch.commands)).await;
+            }
             outcome
         })
         .await??;
@@ -662,8 +668,16 @@ async fn post_and_invalidate(
     commands: Vec<Command>,
 ) -> Committed {
     let posted = store.post(&commands).await;
-    cache.invalidate(&[], &tags_of(&commands)).await;
+    if may_be_done(&posted) {
+        cache.invalidate(&[], &tags_of(&commands)).await;
+    }
     posted
+}
+
+/// Whether anything may have been committed. What certainly was not leaves cached copies as they are: they
+/// are what answers while the store is away.
+const fn may_be_done<T>(result: &Result<T, StoreError>) -> bool {
+    matches!(result, Ok(_) | Err(StoreError::OutcomeUnknown { .. }))
 }
 
 /// Runs a write to its end whatever becomes of the caller: money is never left half-way.

@@ -14,6 +14,8 @@ async fn redis_store() -> Arc<dyn Store> {
     let config = RedisConfig {
         key_prefix: unique_name(),
         deadline_ms: 2_000,
+        // Many tests start at once.
+        connect_timeout_ms: 10_000,
         ..RedisConfig::default()
     };
     let url = servers::require_redis_url();

@@ -12,7 +12,7 @@ mod stores;
 pub(crate) use client::{Answer, Call};
 pub(crate) use make::{Seed, unique};
 pub(crate) use server::TestServer;
-pub(crate) use stores::Backend;
+pub(crate) use stores::{Backend, create};
 
 /// Makes of each function one test for every kind of stores.
 macro_rules! on_every_backend {
