@@ -231,7 +231,8 @@ pub(super) async fn supervise(link: Weak<Link>) {
     loop {
         let Some(strong) = link.upgrade() else { return };
         let connected = connect(&strong).await;
-        strong.attempts.send_modify(|attempts| *attempts += 1);
+        // Counted last: who waits for the first attempt finds its result.
+        let count = |link: &Link| link.attempts.send_modify(|attempts| *attempts += 1);
         match connected {
             Ok(live) => {
                 pause = FIRST_PAUSE;
@@ -240,6 +241,7 @@ pub(super) async fn supervise(link: Weak<Link>) {
                 strong.timeouts_in_a_row.store(0, Ordering::Relaxed);
                 strong.breaker.record(&Ok(()));
                 strong.live.send_replace(Some(live));
+                count(&strong);
                 drop(strong);
                 while_it_lasts(&link, serial).await;
                 let Some(strong) = link.upgrade() else { return };
@@ -250,6 +252,7 @@ pub(super) async fn supervise(link: Weak<Link>) {
             }
             Err(reason) => {
                 strong.set_reason(reason);
+                count(&strong);
                 tracing::debug!(store = "redis", reason, "no connection");
             }
         }
