@@ -179,7 +179,7 @@ pub struct Page<C> {
 ///
 /// Contract of all writes: one relational transaction at READ COMMITTED or stronger; accounts that are
 /// missing are inserted, then all are locked in the order of `(user_id, asset)`; the decision is
-/// [`posting::decide`](super::posting::decide) over the locked rows; transactions, entries, audit rows,
+/// [`Books::decide`](super::posting::Books::decide) over the locked rows; transactions, entries, audit rows,
 /// account rows, idempotency rows and the outbox row commit together. When a method returns `Ok`, what
 /// it says is durable. Serialization failures, deadlocks and unique violations are retried inside
 /// (bounded, with jitter) until the commit is sent; after that a lost answer is
