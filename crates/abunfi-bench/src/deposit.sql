@@ -1,5 +1,4 @@
--- One deposit, statement by statement, writing the rows that the service writes for one.
--- bench_users gives user n; :answer_length is about that of a stored answer.
+-- One deposit, statement by statement, writing the rows that the service writes for one
 \set n random(1, :users)
 BEGIN;
 SELECT a.user_id AS uid, gen_random_uuid() AS tx, a.version + 1 AS seq, encode(a.chain_hash, 'hex') AS prev
