@@ -23,6 +23,7 @@ use crate::money::Amount;
 
 pub mod drafts;
 mod store;
+pub mod verify;
 pub use store::{HistoryCursor, Store};
 
 /// The subject of chains that belong to no user.
@@ -38,7 +39,7 @@ pub type Hash = [u8; 32];
 pub const GENESIS: Hash = [0; 32];
 
 /// The first bytes that go into every row's hash; a new format gets a new one.
-const DOMAIN: &[u8] = b"abunfi.audit.v1\n";
+pub(crate) const DOMAIN: &[u8] = b"abunfi.audit.v1\n";
 
 /// Where a chain ends: the newest row's `seq` and hash; 0 and [`GENESIS`] when it is empty.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

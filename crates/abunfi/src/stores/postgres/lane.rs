@@ -61,6 +61,8 @@ pub(super) struct Lane {
     commit_deadline: Duration,
     /// `BEGIN` and the bounds of a unit.
     begin: SqlStr,
+    /// The same for a unit that only reads, and sees one state of everything.
+    begin_snapshot: SqlStr,
     /// `BEGIN` for a read; `None`: its statements commit by themselves.
     begin_read: Option<SqlStr>,
 }
@@ -82,6 +84,7 @@ impl Lane {
             deadline_ms.saturating_mul(2),
         );
         let begin = format!("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; {bounds}");
+        let begin_snapshot = format!("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; {bounds}");
         let begin_read = format!("BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY; {bounds}");
         Self {
             pool,
@@ -89,6 +92,7 @@ impl Lane {
             deadline: Duration::from_millis(deadline_ms),
             commit_deadline: Duration::from_millis(config.commit_deadline_ms),
             begin: AssertSqlSafe(begin).into_sql_str(),
+            begin_snapshot: AssertSqlSafe(begin_snapshot).into_sql_str(),
             begin_read: transactional_reads.then(|| AssertSqlSafe(begin_read).into_sql_str()),
         }
     }
@@ -158,7 +162,17 @@ impl Lane {
     /// # Errors
     /// `InsideTransaction`, `Unavailable`, `Overloaded`: nothing was done.
     pub(super) async fn begin(&self) -> Result<Open, StoreError> {
-        self.begin_until(Instant::now() + self.deadline).await
+        self.begin_until(Instant::now() + self.deadline, &self.begin).await
+    }
+
+    /// Opens a snapshot: its statements see one state, and only read. Its owner ends it with
+    /// [`Open::end_read`], soon: it keeps old versions of hot rows from being cleaned away.
+    ///
+    /// # Errors
+    /// As [`begin`](Self::begin).
+    pub(super) async fn snapshot(&self) -> Result<Open, StoreError> {
+        self.begin_until(Instant::now() + self.deadline, &self.begin_snapshot)
+            .await
     }
 
     pub(super) fn figures(&self) -> PoolFigures {
@@ -169,7 +183,7 @@ impl Lane {
         self.pool.close().await;
     }
 
-    async fn begin_until(&self, deadline: Instant) -> Result<Open, StoreError> {
+    async fn begin_until(&self, deadline: Instant, begin: &SqlStr) -> Result<Open, StoreError> {
         guard::outside(StoreKind::Relational)?;
         self.breaker.admit()?;
         let mut fresh = false;
@@ -177,7 +191,7 @@ impl Lane {
             let mut lease = self.lease(fresh).await?;
             let begun = timeout_at(
                 deadline,
-                PgTransactionManager::begin(&mut lease, Some(self.begin.clone())),
+                PgTransactionManager::begin(&mut lease, Some(begin.clone())),
             );
             match begun.await {
                 Ok(Ok(())) => {
@@ -201,7 +215,7 @@ impl Lane {
     where
         F: Body<'env, Result<T, Abort<E>>>,
     {
-        let mut open = self.begin_until(deadline).await?;
+        let mut open = self.begin_until(deadline, &self.begin).await?;
         match open.run(body).await {
             Ok(value) => {
                 open.commit().await?;
@@ -363,6 +377,25 @@ impl Open {
         committing
             .await
             .unwrap_or_else(|error| Err(outcome_unknown(error)))
+    }
+
+    /// Ends a snapshot, with what reading in it came to.
+    ///
+    /// # Errors
+    /// What the driver said, classified; `Unavailable` when the deadline passed.
+    pub(super) async fn end_read<T>(
+        self,
+        read: Result<Result<T, sqlx::Error>, tokio::time::error::Elapsed>,
+    ) -> Result<T, StoreError> {
+        let error = match read {
+            Ok(Ok(value)) => {
+                self.rollback().await;
+                return Ok(value);
+            }
+            Ok(Err(error)) => classify(&error),
+            Err(_elapsed) => unavailable("a read took too long"),
+        };
+        self.lane.noted(Err(error))
     }
 
     /// Undoes it. Never fails: at worst the connection is closed, which has the same effect.

@@ -21,6 +21,7 @@ use crate::stores::RelationalOptions;
 use crate::stores::breaker::Breaker;
 
 mod audit;
+mod audit_verify;
 mod columns;
 mod content;
 mod dev_data;
@@ -47,6 +48,8 @@ pub struct Postgres {
     requests: Lane,
     /// For the relay and the sweeps, so that background work cannot starve requests.
     background: Lane,
+    /// For reading much in short snapshots, with more patience than a request has.
+    snapshots: Lane,
     breaker: Arc<Breaker>,
     options: RelationalOptions,
 }
@@ -70,6 +73,7 @@ impl Postgres {
         Ok(Self {
             requests: lane(config.max_connections),
             background: lane(config.background_connections),
+            snapshots: target.lane(&breaker, &patient(config), SNAPSHOT_CONNECTIONS),
             breaker,
             options,
         })
@@ -100,6 +104,20 @@ impl Postgres {
     pub async fn close(&self) {
         self.requests.close().await;
         self.background.close().await;
+        self.snapshots.close().await;
+    }
+}
+
+/// Snapshots that are read at once, at most: connections are made when they are needed.
+const SNAPSHOT_CONNECTIONS: u32 = 16;
+/// How long reading one snapshot may take: it is a part of some thousand rows, on a disk that may be cold.
+const SNAPSHOT_DEADLINE_MS: u64 = 60_000;
+
+fn patient(config: &PostgresConfig) -> PostgresConfig {
+    PostgresConfig {
+        deadline_ms: config.deadline_ms.max(SNAPSHOT_DEADLINE_MS),
+        acquire_timeout_ms: config.acquire_timeout_ms.max(SNAPSHOT_DEADLINE_MS),
+        ..config.clone()
     }
 }
 

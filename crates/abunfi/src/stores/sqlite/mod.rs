@@ -21,6 +21,7 @@ use crate::stores::RelationalOptions;
 use crate::stores::breaker::Breaker;
 
 mod audit;
+mod audit_verify;
 mod columns;
 mod content;
 mod dev_data;

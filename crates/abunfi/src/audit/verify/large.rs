@@ -1,0 +1,271 @@
+//! The judge of one user whose history is too long for one snapshot, part by part.
+//!
+//! First the heads are read. Then each chain, a few thousand rows at a time, up to its head and no
+//! further. Then the transactions, a range of ids at a time, each range in a snapshot of its own with all
+//! audit rows and entries of its transactions: a status that is newer than the head so meets the audit
+//! row that changed it. The sums go by what the trail says up to the head.
+
+use std::collections::BTreeMap;
+
+use uuid::Uuid;
+
+use super::chain::{Chain, End};
+use super::finding::{Findings, Place};
+use super::page::{
+    AssetSums, Counts, Judged, add_to_asset, commitment, end_of, judge_account, judge_leaf,
+    judge_private, report_missing, report_uncommitted,
+};
+use super::rows::{
+    AccountRow, AuditRow, EntryRow, HeadRow, LeafRow, PrivateRow, Sink, TransactionRow,
+};
+use super::store::Store;
+use super::transactions::{Sums, Transactions};
+use crate::audit::Hash;
+use crate::error::StoreError;
+use crate::ledger::TransactionType;
+
+/// Rows of one part: what is held in memory of a history, however long it is.
+const PART_ROWS: u32 = 4_096;
+
+/// Takes the heads.
+#[derive(Debug, Default)]
+struct Heads {
+    accounts: Vec<AccountRow>,
+    ends: BTreeMap<String, End>,
+    /// The newest row of each chain that a checkpoint names.
+    named: BTreeMap<String, (i64, i64, Hash)>,
+}
+
+/// Takes a part of a chain.
+#[derive(Debug)]
+struct ChainPart<'j> {
+    chain: &'j mut Chain,
+    findings: &'j mut Findings,
+    counts: &'j mut Counts,
+    private: BTreeMap<(Uuid, String, i64, String), Hash>,
+    leaves: Vec<(i64, i64, Hash)>,
+    buffer: Vec<u8>,
+    first: Option<i64>,
+    rows: u64,
+}
+
+/// Takes a range of transactions.
+#[derive(Debug)]
+struct TransactionsPart<'j> {
+    transactions: Transactions,
+    findings: &'j mut Findings,
+    ends: &'j BTreeMap<String, End>,
+}
+
+/// Judges one user, part by part. `read` is told of the rows of each part.
+///
+/// # Errors
+/// When the store fails: nothing is known of what was not read.
+pub(super) async fn judge(
+    store: &dyn Store,
+    user: Uuid,
+    most_findings: usize,
+    read: &(dyn Fn(u64) + Send + Sync),
+) -> Result<Judged, StoreError> {
+    let mut findings = Findings::keeping(most_findings);
+    let mut counts = Counts::default();
+    let mut heads = Heads::default();
+    store.heads(user, &mut heads).await?;
+    let mut unseen = heads.ends.clone();
+    let mut name = String::new();
+    while let Some(next) = store.next_chain(user, &name).await? {
+        // Without a head it is new, or has rows that must not be: `beyond` tells them apart.
+        let end = unseen.remove(&next);
+        let newest = heads.named.remove(&next);
+        let key = (user, next.as_str());
+        chain(store, key, end, newest.as_ref(), &mut findings, &mut counts, read).await?;
+        name = next;
+    }
+    for (name, end) in unseen {
+        counts.chains += 1;
+        Chain::new(user, &name, Some(end)).close(&mut findings);
+    }
+    for (name, (number, seq, hash)) in &heads.named {
+        report_missing(user, name, *number, *seq, hash, &mut findings);
+    }
+    let mut sums: BTreeMap<String, Sums> = BTreeMap::new();
+    let mut from = Some(Uuid::nil());
+    while let Some(start) = from {
+        let mut part = TransactionsPart {
+            transactions: Transactions::default(),
+            findings: &mut findings,
+            ends: &heads.ends,
+        };
+        let last = store.transactions_part(user, start, PART_ROWS, &mut part).await?;
+        let transactions = part.transactions;
+        counts.transactions += transactions.rows;
+        counts.entries += transactions.entries;
+        for ((_, asset), part) in transactions.close(&mut findings) {
+            sums.entry(asset).or_default().add(&part);
+        }
+        from = last.and_then(|last| last.as_u128().checked_add(1).map(Uuid::from_u128));
+    }
+    let mut assets = AssetSums::new();
+    for account in &heads.accounts {
+        counts.accounts += 1;
+        judge_account(account, &sums.get(&account.asset).copied().unwrap_or_default(), &mut findings);
+        add_to_asset(&mut assets, account);
+    }
+    Ok(Judged { findings, counts, assets })
+}
+
+/// One chain, part by part.
+async fn chain(
+    store: &dyn Store,
+    (user, name): (Uuid, &str),
+    end: Option<End>,
+    newest: Option<&(i64, i64, Hash)>,
+    findings: &mut Findings,
+    counts: &mut Counts,
+    read: &(dyn Fn(u64) + Send + Sync),
+) -> Result<(), StoreError> {
+    counts.chains += 1;
+    let last = end.as_ref().map_or(0, |end| end.seq);
+    let covered = newest.map_or(0, |newest| newest.1);
+    counts.not_checkpointed += u64::try_from(last - covered).unwrap_or(0);
+    let mut chain = Chain::new(user, name, end);
+    let mut after = 0;
+    while after < last {
+        let through = after.saturating_add(PART_ROWS.into()).min(last);
+        let mut part = ChainPart::new(&mut chain, findings, counts);
+        store.chain_part(user, name, after, through, &mut part).await?;
+        let ChainPart { rows, private, leaves, .. } = part;
+        report_uncommitted(private, findings);
+        for (number, seq, hash) in leaves {
+            report_missing(user, name, number, seq, &hash, findings);
+        }
+        read(rows);
+        if rows == 0 {
+            break;
+        }
+        after = through;
+    }
+    chain.close(findings);
+    if let Some((number, seq, hash)) = newest.filter(|newest| newest.1 > last) {
+        report_missing(user, name, *number, *seq, hash, findings);
+    }
+    beyond(store, (user, name), last, findings).await
+}
+
+/// Rows after the head that was read: newer ones have moved the head as well.
+async fn beyond(
+    store: &dyn Store,
+    (user, name): (Uuid, &str),
+    last: i64,
+    findings: &mut Findings,
+) -> Result<(), StoreError> {
+    let mut chain = Chain::new(user, name, None);
+    let (mut ignored, mut counts) = (Findings::keeping(0), Counts::default());
+    let mut part = ChainPart::new(&mut chain, &mut ignored, &mut counts);
+    let through = last.saturating_add(PART_ROWS.into());
+    store.chain_part(user, name, last, through, &mut part).await?;
+    let Some(first) = part.first else {
+        return Ok(());
+    };
+    let newest = part.chain.seq();
+    let mut heads = Heads::default();
+    store.heads(user, &mut heads).await?;
+    let head = heads.ends.get(name).map_or(0, |end| end.seq);
+    if newest > head {
+        let seq = first.max(head.saturating_add(1));
+        let place = || Place::AuditRow { user_id: user, chain: name.to_owned(), seq };
+        let expected = format!("no row: the chain ends at {head}");
+        findings.add(place, "row", expected, "a row");
+    }
+    Ok(())
+}
+
+impl<'j> ChainPart<'j> {
+    fn new(chain: &'j mut Chain, findings: &'j mut Findings, counts: &'j mut Counts) -> Self {
+        Self {
+            chain,
+            findings,
+            counts,
+            private: BTreeMap::new(),
+            leaves: Vec::new(),
+            buffer: Vec::with_capacity(512),
+            first: None,
+            rows: 0,
+        }
+    }
+}
+
+impl Sink for Heads {
+    fn account(&mut self, row: AccountRow) {
+        self.ends.insert(row.asset.clone(), end_of(&row));
+        self.accounts.push(row);
+    }
+    fn head(&mut self, row: HeadRow) {
+        let end = End { seq: row.seq, hash: row.hash, at: row.at, amounts: None };
+        self.ends.insert(row.chain, end);
+    }
+    fn leaf(&mut self, row: &LeafRow<'_>) {
+        let leaf = (row.checkpoint, row.seq, row.hash.try_into().unwrap_or_default());
+        self.named.insert(row.chain.to_owned(), leaf);
+    }
+    fn private(&mut self, _row: &PrivateRow<'_>) {}
+    fn transaction(&mut self, _row: &TransactionRow<'_>) {}
+    fn audit(&mut self, _row: &AuditRow<'_>) {}
+    fn entry(&mut self, _row: &EntryRow<'_>) {}
+    fn is_full(&self) -> bool {
+        false
+    }
+}
+
+impl Sink for ChainPart<'_> {
+    fn account(&mut self, _row: AccountRow) {}
+    fn head(&mut self, _row: HeadRow) {}
+    fn leaf(&mut self, row: &LeafRow<'_>) {
+        let hash = row.hash.try_into().unwrap_or_default();
+        self.leaves.push((row.checkpoint, row.seq, hash));
+    }
+    fn private(&mut self, row: &PrivateRow<'_>) {
+        let key = (row.user_id, row.chain.to_owned(), row.seq, row.field.to_owned());
+        self.private.insert(key, commitment(row));
+    }
+    fn transaction(&mut self, _row: &TransactionRow<'_>) {}
+    fn audit(&mut self, row: &AuditRow<'_>) {
+        self.rows += 1;
+        self.first.get_or_insert(row.seq);
+        self.counts.audit_rows += 1;
+        let kind = row.kind.and_then(TransactionType::from_name);
+        self.chain.row(row, kind, &mut self.buffer, self.findings);
+        judge_private(row, &mut self.private, self.counts, self.findings);
+        self.leaves.retain(|(number, seq, hash)| {
+            if *seq == row.seq {
+                judge_leaf(row, *number, hash, self.findings);
+            }
+            *seq != row.seq
+        });
+    }
+    fn entry(&mut self, _row: &EntryRow<'_>) {}
+    fn is_full(&self) -> bool {
+        false
+    }
+}
+
+impl Sink for TransactionsPart<'_> {
+    fn account(&mut self, _row: AccountRow) {}
+    fn head(&mut self, _row: HeadRow) {}
+    fn leaf(&mut self, _row: &LeafRow<'_>) {}
+    fn private(&mut self, _row: &PrivateRow<'_>) {}
+    fn transaction(&mut self, row: &TransactionRow<'_>) {
+        self.transactions.row(row);
+    }
+    fn audit(&mut self, row: &AuditRow<'_>) {
+        let last = self.ends.get(row.chain).map_or(0, |end| end.seq);
+        // The chains are judged on their own: what is wrong with a row's hash is said there.
+        self.transactions.audit(row, true, row.seq <= last, self.findings);
+    }
+    fn entry(&mut self, row: &EntryRow<'_>) {
+        self.transactions.entry(row, self.findings);
+    }
+    fn is_full(&self) -> bool {
+        false
+    }
+}

@@ -1,0 +1,111 @@
+//! The verifier: recomputes the books from their rows, and names what disagrees.
+//!
+//! What it recomputes: every chain (numbers, links, hashes, times), the amounts after each change, every
+//! transaction against its audit rows, every entry against its transaction, every balance and total from
+//! them, holds and the number of pending transactions, private content against its commitments, the rows
+//! that checkpoints name, the checkpoints themselves, and the zero sums.
+//!
+//! In this order: [`rows`] (what is read), [`chain`], [`transactions`] and [`page`] (the judges, pure),
+//! [`large`] (a history that is too long for one snapshot), [`store`] (what is asked of a store), [`run`].
+//!
+//! It is right while writes go on, without a long snapshot: the books are read in parts of a few thousand
+//! rows. A part is whole users, and each part is one snapshot, in which heads, balances, transactions,
+//! entries and audit rows belong together. A user with a longer history is read in several snapshots, up
+//! to the heads that the first one gave.
+//!
+//! Invariant: memory is bounded by the number of workers times the size of a part (and 64 bytes for each
+//! chain while checkpoints are replayed), not by the length of any history.
+
+use std::sync::Arc;
+
+use serde::Serialize;
+
+mod chain;
+mod finding;
+mod large;
+mod page;
+pub mod rows;
+mod run;
+mod store;
+mod transactions;
+
+pub use finding::{Finding, Place};
+pub use page::Counts;
+pub use store::{Extent, Size, Store};
+
+use crate::error::StoreError;
+
+/// Findings that are shown unless more are asked for.
+pub const FINDINGS: usize = 20;
+
+/// How to verify.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Options {
+    /// Parts that are read and judged at once: each takes a connection.
+    pub workers: usize,
+    /// How many findings are kept, the first ones; all are counted.
+    pub most_findings: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            workers: std::thread::available_parallelism().map_or(2, std::num::NonZero::get).min(8),
+            most_findings: FINDINGS,
+        }
+    }
+}
+
+/// Who is told how far it is.
+pub trait Progress: Send + Sync {
+    /// So many audit rows of about `total` have been judged.
+    fn rows(&self, done: u64, total: u64);
+}
+
+/// Nobody.
+impl Progress for () {
+    fn rows(&self, _done: u64, _total: u64) {}
+}
+
+/// What became of it.
+#[derive(Debug, Clone, Serialize)]
+pub struct Report {
+    /// Nothing disagrees.
+    pub clean: bool,
+    pub read: Counts,
+    /// How many disagreements there are.
+    pub disagreements: u64,
+    /// The first of them, in the order of the books.
+    pub findings: Vec<Finding>,
+}
+
+/// Verifies the books.
+#[derive(Debug, Clone)]
+pub struct Verifier {
+    store: Arc<dyn Store>,
+}
+
+impl Verifier {
+    #[must_use]
+    pub fn new(store: Arc<dyn Store>) -> Self {
+        Self { store }
+    }
+
+    /// Recomputes the books and gives what disagrees. Reads only.
+    ///
+    /// # Errors
+    /// When the store fails: nothing is known of what was not read.
+    pub async fn verify(
+        &self,
+        options: &Options,
+        progress: Arc<dyn Progress>,
+    ) -> Result<Report, StoreError> {
+        let found = run::all(&self.store, options, &progress).await?;
+        Ok(Report {
+            clean: found.count == 0,
+            read: found.counts,
+            disagreements: found.count,
+            findings: found.into_findings(),
+        })
+    }
+}

@@ -1,0 +1,336 @@
+//! The judge of whole users: what one short snapshot gave of them.
+
+use std::collections::{BTreeMap, HashMap};
+
+use sha2::{Digest, Sha256};
+use uuid::Uuid;
+
+use super::chain::{Chain, End};
+use super::finding::{Findings, Hex, Maybe, Micros, Place, Time};
+use super::rows::{
+    AccountRow, AuditRow, EntryRow, HeadRow, LeafRow, PrivateRow, Sink, TransactionRow,
+};
+use super::transactions::{Sums, Transactions};
+use crate::audit::{Hash, PrivateField};
+
+/// Which chain.
+pub(super) type ChainKey = (Uuid, String);
+
+/// What was read, by kind.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Counts {
+    pub chains: u64,
+    pub audit_rows: u64,
+    pub accounts: u64,
+    pub transactions: u64,
+    pub entries: u64,
+    /// Personal content that is there and is what its row commits to.
+    pub private: u64,
+    /// Personal content that was erased.
+    pub erased: u64,
+    /// Rows that no checkpoint covers yet.
+    pub not_checkpointed: u64,
+}
+
+impl Counts {
+    pub(super) fn add(&mut self, other: &Self) {
+        self.chains += other.chains;
+        self.audit_rows += other.audit_rows;
+        self.accounts += other.accounts;
+        self.transactions += other.transactions;
+        self.entries += other.entries;
+        self.private += other.private;
+        self.erased += other.erased;
+        self.not_checkpointed += other.not_checkpointed;
+    }
+}
+
+/// What the books of an asset come to: users, custody, yield, promotions, fees.
+pub(super) type AssetSums = BTreeMap<String, [i128; 5]>;
+
+/// What became of a part of the books.
+#[derive(Debug)]
+pub(super) struct Judged {
+    pub(super) findings: Findings,
+    pub(super) counts: Counts,
+    pub(super) assets: AssetSums,
+}
+
+/// A sink that judges what it is given.
+#[derive(Debug)]
+pub(super) struct Page {
+    pub(super) findings: Findings,
+    pub(super) counts: Counts,
+    accounts: Vec<AccountRow>,
+    ends: BTreeMap<ChainKey, End>,
+    /// By chain, `seq` and field: the commitment that what is stored comes to.
+    private: BTreeMap<(Uuid, String, i64, String), Hash>,
+    /// The rows that checkpoints name, by chain, oldest first.
+    leaves: HashMap<ChainKey, Vec<(i64, i64, Hash)>>,
+    transactions: Transactions,
+    chain: Option<Chain>,
+    /// Of the chain: the rows that checkpoints name and that are still to come, newest first.
+    named: Vec<(i64, i64, Hash)>,
+    covered: i64,
+    buffer: Vec<u8>,
+    most_rows: u64,
+    rows: u64,
+}
+
+impl Page {
+    /// `most_rows`: how many rows of one kind it takes before it says that it is full.
+    pub(super) fn new(most_findings: usize, most_rows: u64) -> Self {
+        Self {
+            findings: Findings::keeping(most_findings),
+            counts: Counts::default(),
+            accounts: Vec::new(),
+            ends: BTreeMap::new(),
+            private: BTreeMap::new(),
+            leaves: HashMap::new(),
+            transactions: Transactions::default(),
+            chain: None,
+            named: Vec::new(),
+            covered: 0,
+            buffer: Vec::with_capacity(512),
+            most_rows,
+            rows: 0,
+        }
+    }
+
+    fn begin(&mut self, user: Uuid, name: &str) {
+        self.end_chain();
+        let key = (user, name.to_owned());
+        let end = self.ends.remove(&key);
+        self.named = self.leaves.remove(&key).unwrap_or_default();
+        self.covered = self.named.iter().map(|(_, seq, _)| *seq).max().unwrap_or(0);
+        self.named.reverse();
+        self.counts.chains += 1;
+        self.chain = Some(Chain::new(user, name, end));
+    }
+
+    fn end_chain(&mut self) {
+        let Some(chain) = self.chain.take() else {
+            return;
+        };
+        let (user, name) = (chain.user(), chain.name().to_owned());
+        chain.close(&mut self.findings);
+        for (number, seq, hash) in std::mem::take(&mut self.named).into_iter().rev() {
+            report_missing(user, &name, number, seq, &hash, &mut self.findings);
+        }
+    }
+
+    /// There are no more rows.
+    pub(super) fn close(mut self) -> Judged {
+        self.end_chain();
+        for ((user, name), end) in std::mem::take(&mut self.ends) {
+            self.counts.chains += 1;
+            self.named = self.leaves.remove(&(user, name.clone())).unwrap_or_default();
+            self.named.reverse();
+            self.chain = Some(Chain::new(user, &name, Some(end)));
+            self.end_chain();
+        }
+        let mut orphans: Vec<_> = std::mem::take(&mut self.leaves).into_iter().collect();
+        orphans.sort();
+        for ((user, name), leaves) in orphans {
+            for (number, seq, hash) in leaves {
+                report_missing(user, &name, number, seq, &hash, &mut self.findings);
+            }
+        }
+        let private = std::mem::take(&mut self.private);
+        report_uncommitted(private, &mut self.findings);
+        self.counts.transactions = self.transactions.rows;
+        self.counts.entries = self.transactions.entries;
+        let sums = std::mem::take(&mut self.transactions).close(&mut self.findings);
+        let mut assets = AssetSums::new();
+        self.counts.accounts = u64::try_from(self.accounts.len()).unwrap_or(u64::MAX);
+        for account in &self.accounts {
+            let key = (account.user_id, account.asset.clone());
+            judge_account(account, &sums.get(&key).copied().unwrap_or_default(), &mut self.findings);
+            add_to_asset(&mut assets, account);
+        }
+        Judged { findings: self.findings, counts: self.counts, assets }
+    }
+}
+
+impl Sink for Page {
+    fn account(&mut self, row: AccountRow) {
+        let end = end_of(&row);
+        self.ends.insert((row.user_id, row.asset.clone()), end);
+        self.accounts.push(row);
+    }
+
+    fn head(&mut self, row: HeadRow) {
+        let end = End { seq: row.seq, hash: row.hash, at: row.at, amounts: None };
+        self.ends.insert((row.user_id, row.chain), end);
+    }
+
+    fn leaf(&mut self, row: &LeafRow<'_>) {
+        let hash = row.hash.try_into().unwrap_or_default();
+        let leaves = self.leaves.entry((row.user_id, row.chain.to_owned())).or_default();
+        leaves.push((row.checkpoint, row.seq, hash));
+    }
+
+    fn private(&mut self, row: &PrivateRow<'_>) {
+        let key = (row.user_id, row.chain.to_owned(), row.seq, row.field.to_owned());
+        self.private.insert(key, commitment(row));
+    }
+
+    fn transaction(&mut self, row: &TransactionRow<'_>) {
+        self.rows += 1;
+        self.transactions.row(row);
+    }
+
+    fn audit(&mut self, row: &AuditRow<'_>) {
+        self.rows += 1;
+        self.counts.audit_rows += 1;
+        if !self.chain.as_ref().is_some_and(|chain| chain.is(row.user_id, row.chain)) {
+            self.begin(row.user_id, row.chain);
+        }
+        let kind = row.transaction_id.and_then(|id| self.transactions.kind(row.user_id, id));
+        let Some(chain) = &mut self.chain else {
+            return;
+        };
+        let genuine = chain.row(row, kind, &mut self.buffer, &mut self.findings);
+        self.transactions.audit(row, genuine, true, &mut self.findings);
+        judge_private(row, &mut self.private, &mut self.counts, &mut self.findings);
+        while let Some((number, seq, hash)) = self.named.last().filter(|named| named.1 <= row.seq) {
+            if *seq < row.seq {
+                report_missing(row.user_id, row.chain, *number, *seq, hash, &mut self.findings);
+            } else {
+                judge_leaf(row, *number, hash, &mut self.findings);
+            }
+            self.named.pop();
+        }
+        if row.seq > self.covered {
+            self.counts.not_checkpointed += 1;
+        }
+    }
+
+    fn entry(&mut self, row: &EntryRow<'_>) {
+        self.rows += 1;
+        self.transactions.entry(row, &mut self.findings);
+    }
+
+    fn is_full(&self) -> bool {
+        self.rows > self.most_rows
+    }
+}
+
+/// Where an account's chain ends.
+pub(super) fn end_of(row: &AccountRow) -> End {
+    End {
+        seq: row.version,
+        hash: row.chain_hash.clone(),
+        at: row.chain_at,
+        amounts: Some([row.available, row.locked, row.shares, row.locked_shares]),
+    }
+}
+
+/// `SHA-256(salt ‖ value)`.
+pub(super) fn commitment(row: &PrivateRow<'_>) -> Hash {
+    Sha256::new()
+        .chain_update(row.salt)
+        .chain_update(row.value.as_bytes())
+        .finalize()
+        .into()
+}
+
+/// A row that a checkpoint names must have the hash that it had then.
+pub(super) fn judge_leaf(row: &AuditRow<'_>, number: i64, hash: &Hash, findings: &mut Findings) {
+    let place = || Place::AuditRow {
+        user_id: row.user_id,
+        chain: row.chain.to_owned(),
+        seq: row.seq,
+    };
+    if row.hash != hash {
+        let expected = format!("{}, as checkpoint {number} has it", Hex(hash));
+        findings.add(place, "hash", expected, Hex(row.hash));
+    }
+}
+
+pub(super) fn report_missing(
+    user_id: Uuid,
+    chain: &str,
+    number: i64,
+    seq: i64,
+    hash: &Hash,
+    findings: &mut Findings,
+) {
+    let place = || Place::AuditRow { user_id, chain: chain.to_owned(), seq };
+    let expected = format!("a row with the hash {}, as checkpoint {number} has it", Hex(hash));
+    findings.add(place, "row", expected, "no row");
+}
+
+/// The private content of a row against what the row commits to; what is not there was erased.
+pub(super) fn judge_private(
+    row: &AuditRow<'_>,
+    private: &mut BTreeMap<(Uuid, String, i64, String), Hash>,
+    counts: &mut Counts,
+    findings: &mut Findings,
+) {
+    for (field, committed) in [
+        (PrivateField::Reason, row.reason_commitment),
+        (PrivateField::Data, row.data_commitment),
+    ] {
+        let Some(committed) = committed else {
+            continue;
+        };
+        let key = (row.user_id, row.chain.to_owned(), row.seq, field.as_str().to_owned());
+        let Some(stored) = private.remove(&key) else {
+            counts.erased += 1;
+            continue;
+        };
+        counts.private += 1;
+        let place = || {
+            let (user_id, chain, seq, field) = key.clone();
+            Place::Private { user_id, chain, seq, field }
+        };
+        findings.compare(place, "commitment", Hex(committed), Hex(&stored));
+    }
+}
+
+/// What is left of the private content belongs to no row.
+pub(super) fn report_uncommitted(
+    private: BTreeMap<(Uuid, String, i64, String), Hash>,
+    findings: &mut Findings,
+) {
+    for ((user_id, chain, seq, field), _) in private {
+        let place = || Place::Private { user_id, chain: chain.clone(), seq, field: field.clone() };
+        findings.add(place, "row", "no row: no audit row commits to it", "a row");
+    }
+}
+
+/// The account's amounts and totals against what its transactions come to.
+pub(super) fn judge_account(account: &AccountRow, sums: &Sums, findings: &mut Findings) {
+    let place = || Place::Account {
+        user_id: account.user_id,
+        asset: account.asset.clone(),
+    };
+    for (what, expected, found) in [
+        ("available", sums.user - sums.locked, account.available),
+        ("locked", sums.locked, account.locked),
+        ("shares", sums.shares - sums.locked_shares, account.shares),
+        ("locked_shares", sums.locked_shares, account.locked_shares),
+        ("deposited", sums.deposited, account.deposited),
+        ("withdrawn", sums.withdrawn, account.withdrawn),
+        ("total_yield_earned", sums.yield_earned, account.yield_earned),
+        ("bonuses", sums.bonuses, account.bonuses),
+        // Nothing is charged yet, so no transaction has a fee.
+        ("fees", 0, account.fees),
+    ] {
+        findings.compare(place, what, Micros(expected), Micros(found.into()));
+    }
+    findings.compare(place, "pending", sums.pending, account.pending);
+    let [expected, found] = [sums.last_yield_at, account.last_yield_at].map(|at| Maybe(at.map(Time)));
+    findings.compare(place, "last_yield_at", expected, found);
+}
+
+pub(super) fn add_to_asset(assets: &mut AssetSums, account: &AccountRow) {
+    let sums = assets.entry(account.asset.clone()).or_default();
+    let [users, custody, yield_, promotions, fees] = sums;
+    *users += i128::from(account.available) + i128::from(account.locked);
+    *custody += i128::from(account.withdrawn) - i128::from(account.deposited);
+    *yield_ -= i128::from(account.yield_earned);
+    *promotions -= i128::from(account.bonuses);
+    *fees += i128::from(account.fees);
+}

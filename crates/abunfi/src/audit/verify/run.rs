@@ -1,0 +1,352 @@
+//! Runs it: parts of the books to a few workers, and what they found put together.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::sync::Mutex;
+use uuid::Uuid;
+
+use super::finding::{Finding, Findings, Micros, Place};
+use super::large;
+use super::page::{AssetSums, Counts, Judged, Page};
+use super::store::{Size, Store};
+use super::{Options, Progress};
+use crate::error::StoreError;
+
+/// Audit rows that one snapshot reads: some tens of milliseconds, and with the transactions and entries that
+/// belong to them some megabytes in memory. A user with more is read in parts.
+const PAGE_ROWS: u64 = 8_192;
+/// Users in one snapshot, for those that have hardly any rows.
+const PAGE_USERS: usize = 4_096;
+/// A page may have grown since it was planned; beyond this it is read user by user.
+const FULL_ROWS: u64 = PAGE_ROWS * 8;
+/// Users whose sizes are read at once.
+const SIZES: u32 = 8_192;
+/// A snapshot is read again after a failure that may pass, this often.
+const ATTEMPTS: u32 = 5;
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// What the parts come to.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    /// By part and then in its order, so that the first are the first of the books, whoever was faster.
+    findings: BTreeMap<(u64, usize), Finding>,
+    pub(super) count: u64,
+    pub(super) counts: Counts,
+    pub(super) assets: AssetSums,
+}
+
+impl Found {
+    pub(super) fn add(&mut self, part: u64, judged: Judged, most: usize) {
+        let (findings, count) = judged.findings.into_parts();
+        self.count += count;
+        self.counts.add(&judged.counts);
+        for (asset, sums) in judged.assets {
+            let all = self.assets.entry(asset).or_default();
+            for (sum, more) in all.iter_mut().zip(sums) {
+                *sum += more;
+            }
+        }
+        for (index, finding) in findings.into_iter().enumerate() {
+            self.findings.insert((part, index), finding);
+        }
+        while self.findings.len() > most {
+            self.findings.pop_last();
+        }
+    }
+
+    pub(super) fn into_findings(self) -> Vec<Finding> {
+        self.findings.into_values().collect()
+    }
+}
+
+/// One part of the books.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Part {
+    Users { from: Uuid, through: Uuid },
+    Large(Uuid),
+}
+
+/// Cuts the books into parts, as they are asked for.
+#[derive(Debug)]
+struct Plan {
+    /// `None`: everybody has been planned.
+    next: Option<Uuid>,
+    planned: std::collections::VecDeque<Part>,
+    number: u64,
+}
+
+impl Plan {
+    async fn part(&mut self, store: &dyn Store) -> Result<Option<(u64, Part)>, StoreError> {
+        while self.planned.is_empty() {
+            let Some(from) = self.next else {
+                return Ok(None);
+            };
+            let (sizes, through) = store.sizes(from, SIZES).await?;
+            self.planned.extend(cut(from, through.unwrap_or(Uuid::max()), &sizes));
+            self.next = through.and_then(after);
+        }
+        self.number += 1;
+        Ok(self.planned.pop_front().map(|part| (self.number, part)))
+    }
+}
+
+/// Parts that cover every id from `from` to `through`, also those without a head.
+fn cut(from: Uuid, through: Uuid, sizes: &[Size]) -> Vec<Part> {
+    let mut parts = Vec::new();
+    let (mut start, mut rows, mut users) = (Some(from), 0_u64, 0_usize);
+    for &(user, size) in sizes {
+        let Some(from) = start else {
+            break;
+        };
+        let is_large = size > PAGE_ROWS;
+        if users > 0 && (is_large || rows + size > PAGE_ROWS || users >= PAGE_USERS) {
+            // Up to the user before, who is the last with rows: ids between them have none or are odd.
+            if let Some(before) = before(user).filter(|before| *before >= from) {
+                parts.push(Part::Users { from, through: before });
+            }
+            (start, rows, users) = (Some(user), 0, 0);
+        }
+        if is_large {
+            let from = start.unwrap_or(user);
+            if let Some(before) = before(user).filter(|before| *before >= from) {
+                parts.push(Part::Users { from, through: before });
+            }
+            parts.push(Part::Large(user));
+            start = after(user);
+        } else {
+            rows += size;
+            users += 1;
+        }
+    }
+    if let Some(from) = start.filter(|start| *start <= through) {
+        parts.push(Part::Users { from, through });
+    }
+    parts
+}
+
+fn before(user: Uuid) -> Option<Uuid> {
+    user.as_u128().checked_sub(1).map(Uuid::from_u128)
+}
+
+fn after(user: Uuid) -> Option<Uuid> {
+    user.as_u128().checked_add(1).map(Uuid::from_u128)
+}
+
+/// What the workers share.
+struct Run {
+    store: Arc<dyn Store>,
+    most: usize,
+    plan: Mutex<Plan>,
+    found: std::sync::Mutex<Found>,
+    done: AtomicU64,
+    total: u64,
+    progress: Arc<dyn Progress>,
+}
+
+impl Run {
+    fn read(&self, rows: u64) {
+        let done = self.done.fetch_add(rows, Ordering::Relaxed).saturating_add(rows);
+        self.progress.rows(done, self.total.max(done));
+    }
+
+    async fn work(&self) -> Result<(), StoreError> {
+        loop {
+            let next = self.plan.lock().await.part(self.store.as_ref()).await?;
+            let Some((number, part)) = next else {
+                return Ok(());
+            };
+            let judged = self.judge(part).await?;
+            self.found
+                .lock()
+                .unwrap_or_else(std::sync::PoisonError::into_inner)
+                .add(number, judged, self.most);
+        }
+    }
+
+    async fn judge(&self, part: Part) -> Result<Judged, StoreError> {
+        match part {
+            Part::Large(user) => self.large(user).await,
+            Part::Users { from, through } => match self.users(from, through).await? {
+                Some(judged) => {
+                    self.read(judged.counts.audit_rows);
+                    Ok(judged)
+                }
+                None => self.one_by_one(from, through).await,
+            },
+        }
+    }
+
+    /// `None`: they are too many for one snapshot.
+    async fn users(&self, from: Uuid, through: Uuid) -> Result<Option<Judged>, StoreError> {
+        let mut attempt = 1;
+        loop {
+            let mut page = Page::new(self.most, FULL_ROWS);
+            match self.store.users(from, through, &mut page).await {
+                Ok(()) if super::rows::Sink::is_full(&page) => return Ok(None),
+                Ok(()) => return Ok(Some(page.close())),
+                Err(error) => again(error, &mut attempt).await?,
+            }
+        }
+    }
+
+    async fn large(&self, user: Uuid) -> Result<Judged, StoreError> {
+        let mut attempt = 1;
+        loop {
+            let read = |rows| self.read(rows);
+            match large::judge(self.store.as_ref(), user, self.most, &read).await {
+                Ok(judged) => return Ok(judged),
+                Err(error) => again(error, &mut attempt).await?,
+            }
+        }
+    }
+
+    /// Reads every user of a page on its own: who has grown, or has more rows than its heads say, in parts.
+    async fn one_by_one(&self, from: Uuid, through: Uuid) -> Result<Judged, StoreError> {
+        let (mut all, mut next) = (Found::default(), Some(from));
+        let mut findings = Findings::keeping(self.most);
+        while let Some(start) = next.filter(|next| *next <= through) {
+            let Some(user) = self.store.next_user(start).await? else {
+                break;
+            };
+            if user > through {
+                break;
+            }
+            let judged = self.large(user).await?;
+            all.add(1, Judged { findings: Findings::keeping(0), ..judged }, 0);
+            findings.append(judged.findings);
+            next = after(user);
+        }
+        Ok(Judged { findings, counts: all.counts, assets: all.assets })
+    }
+}
+
+/// Waits before the next attempt, unless it was the last or waiting does not help.
+pub(super) async fn again(error: StoreError, attempt: &mut u32) -> Result<(), StoreError> {
+    let may_pass = error.is_away()
+        || matches!(error, StoreError::Overloaded { .. } | StoreError::Conflict { .. });
+    if !may_pass || *attempt >= ATTEMPTS {
+        return Err(error);
+    }
+    tracing::debug!(%error, attempt, "reading a part of the books again");
+    tokio::time::sleep(PAUSE.saturating_mul(*attempt)).await;
+    *attempt += 1;
+    Ok(())
+}
+
+/// Judges all of the books.
+///
+/// # Errors
+/// When the store fails: nothing is known of what was not read.
+pub(super) async fn all(
+    store: &Arc<dyn Store>,
+    options: &Options,
+    progress: &Arc<dyn Progress>,
+) -> Result<Found, StoreError> {
+    let extent = store.extent().await?;
+    let run = Arc::new(Run {
+        store: Arc::clone(store),
+        most: options.most_findings,
+        plan: Mutex::new(Plan {
+            next: Some(Uuid::nil()),
+            planned: std::collections::VecDeque::new(),
+            number: 0,
+        }),
+        found: std::sync::Mutex::default(),
+        done: AtomicU64::new(0),
+        total: extent.rows,
+        progress: Arc::clone(progress),
+    });
+    let mut workers = tokio::task::JoinSet::new();
+    for _ in 0..options.workers.max(1) {
+        let run = Arc::clone(&run);
+        workers.spawn(async move { run.work().await });
+    }
+    // The first failure ends all of them: dropping the set stops the others.
+    while let Some(ended) = workers.join_next().await {
+        ended.map_err(|panic| {
+            StoreError::unexpected(crate::error::StoreKind::Relational, panic)
+        })??;
+    }
+    let mut found = std::mem::take(
+        &mut *run.found.lock().unwrap_or_else(std::sync::PoisonError::into_inner),
+    );
+    zero_sums(&mut found, options.most_findings);
+    Ok(found)
+}
+
+/// Per asset, what users have and the system accounts come to zero.
+fn zero_sums(found: &mut Found, most: usize) {
+    let mut findings = Findings::keeping(most);
+    for (asset, sums) in &found.assets {
+        let net = sums.iter().sum();
+        let place = || Place::Asset { asset: asset.clone() };
+        findings.compare(place, "net", Micros(0), Micros(net));
+    }
+    let judged = Judged { findings, counts: Counts::default(), assets: AssetSums::new() };
+    found.add(u64::MAX, judged, most);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(number: u128) -> Uuid {
+        Uuid::from_u128(number)
+    }
+
+    /// Every id is in exactly one part.
+    fn assert_covers(parts: &[Part], from: Uuid, through: Uuid) {
+        let mut next = Some(from);
+        for part in parts {
+            let (first, last) = match part {
+                Part::Users { from, through } => (*from, *through),
+                Part::Large(user) => (*user, *user),
+            };
+            assert_eq!(next, Some(first), "{parts:?}");
+            assert!(first <= last, "{parts:?}");
+            next = after(last);
+        }
+        assert_eq!(next, after(through), "{parts:?}");
+    }
+
+    #[test]
+    fn parts_cover_every_id_whatever_the_sizes() {
+        let cases: &[&[(u128, u64)]] = &[
+            &[],
+            &[(5, 1)],
+            &[(0, PAGE_ROWS + 1), (1, 1), (2, PAGE_ROWS + 1), (3, PAGE_ROWS + 1)],
+            &[(1, PAGE_ROWS), (9, PAGE_ROWS), (10, 1), (90, PAGE_ROWS * 3)],
+            &[(1, 4_000), (2, 4_000), (3, 4_000), (100, PAGE_ROWS + 1)],
+        ];
+        for case in cases {
+            let sizes: Vec<Size> = case.iter().map(|(user, rows)| (id(*user), *rows)).collect();
+            let parts = cut(id(0), id(100), &sizes);
+            assert_covers(&parts, id(0), id(100));
+            for (user, rows) in sizes {
+                let is_large = parts.contains(&Part::Large(user));
+                assert_eq!(is_large, rows > PAGE_ROWS, "{parts:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_first_findings_are_those_of_the_first_parts() {
+        let mut found = Found::default();
+        for part in [3, 1, 2] {
+            let mut findings = Findings::keeping(2);
+            for number in 0..2_u8 {
+                let asset = format!("{part}-{number}");
+                findings.add(|| Place::Asset { asset }, "net", 0, 1);
+            }
+            let judged = Judged { findings, counts: Counts::default(), assets: AssetSums::new() };
+            found.add(part, judged, 3);
+        }
+        assert_eq!(found.count, 6);
+        let kept: Vec<String> =
+            found.into_findings().iter().map(|finding| finding.place.to_string()).collect();
+        assert_eq!(kept, ["asset 1-0", "asset 1-1", "asset 2-0"]);
+    }
+}
