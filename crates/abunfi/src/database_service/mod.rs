@@ -20,7 +20,7 @@ use crate::stores::mongodb::MongoDb;
 use crate::stores::redis::RedisStore;
 use crate::users::{HybridUser, Served};
 use crate::{
-    Dashboard, cache, dashboard, documents, health, keys, ledger, outbox, rate_limit, sessions,
+    Dashboard, audit, cache, dashboard, documents, health, keys, ledger, outbox, rate_limit, sessions,
     temp, transaction, users,
 };
 
@@ -50,6 +50,7 @@ struct Inner {
     health: health::Service,
     clock: SharedClock,
     transactions: Arc<dyn transaction::Store>,
+    verify: Arc<dyn audit::verify::Store>,
     heads: Arc<dyn documents::HeadStore>,
     outbox: Arc<dyn outbox::Store>,
     document_relay: Option<Arc<documents::Relay>>,
@@ -237,6 +238,7 @@ impl DatabaseService {
                 cache,
                 clock,
                 transactions: Arc::clone(&relational.transactions),
+                verify: Arc::clone(&relational.verify),
                 heads: Arc::clone(&relational.heads),
                 outbox: Arc::clone(&relational.outbox),
                 document_relay,
@@ -279,6 +281,12 @@ impl DatabaseService {
     #[must_use]
     pub fn ledger(&self) -> &ledger::Service {
         &self.inner.ledger
+    }
+
+    /// The verifier of the books. Reads only, in connections of its own.
+    #[must_use]
+    pub fn verifier(&self) -> audit::verify::Verifier {
+        audit::verify::Verifier::new(Arc::clone(&self.inner.verify))
     }
 
     #[must_use]

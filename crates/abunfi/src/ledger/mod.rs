@@ -251,4 +251,7 @@ pub struct TrialBalance {
     pub promotions: SignedSum,
     pub fees: SignedSum,
     pub net: SignedSum,
+    /// How many accounts these are the sums over. Not a part of the HTTP contract's answer.
+    #[serde(skip)]
+    pub accounts: i64,
 }

@@ -79,6 +79,11 @@ impl Chain {
         self.user == user && self.name == name
     }
 
+    /// Whether a row is one that the head covers.
+    pub(super) fn covers(&self, seq: i64) -> bool {
+        self.end.as_ref().is_some_and(|end| seq <= end.seq)
+    }
+
     pub(super) const fn seq(&self) -> i64 {
         self.seq
     }
@@ -142,11 +147,7 @@ impl Chain {
         let head = self.end.as_ref().map_or(0, |end| end.seq);
         if row.seq > head && !self.is_beyond {
             self.is_beyond = true;
-            let expected = match &self.end {
-                None => "no row: no chain of that name has a head".to_owned(),
-                Some(_) => format!("no row: the chain ends at {head}"),
-            };
-            findings.add(|| self.place(row.seq), "row", expected, "a row");
+            beyond_head(self.user, &self.name, row.seq, self.end.as_ref(), findings);
         } else if row.seq > next {
             let expected = format!("a row with the hash {}", Hex(row.previous_hash));
             findings.add(|| self.place(next), "row", expected, "no row");
@@ -249,6 +250,22 @@ impl Chain {
             }
         }
     }
+}
+
+/// There is a row after the one at which the chain ends.
+pub(super) fn beyond_head(
+    user_id: Uuid,
+    chain: &str,
+    seq: i64,
+    end: Option<&End>,
+    findings: &mut Findings,
+) {
+    let place = || Place::AuditRow { user_id, chain: chain.to_owned(), seq };
+    let expected = match end {
+        None => "no row: no chain of that name has a head".to_owned(),
+        Some(end) => format!("no row: the chain ends at {}", end.seq),
+    };
+    findings.add(place, "row", expected, "a row");
 }
 
 /// What a row does to available, locked, shares and locked shares; `None` for a change of state that

@@ -9,8 +9,8 @@ use std::collections::BTreeMap;
 
 use uuid::Uuid;
 
-use super::chain::{Chain, End};
-use super::finding::{Findings, Place};
+use super::chain::{Chain, End, beyond_head};
+use super::finding::Findings;
 use super::page::{
     AssetSums, Counts, Judged, add_to_asset, commitment, end_of, judge_account, judge_leaf,
     judge_private, report_missing, report_uncommitted,
@@ -24,8 +24,13 @@ use crate::audit::Hash;
 use crate::error::StoreError;
 use crate::ledger::TransactionType;
 
-/// Rows of one part: what is held in memory of a history, however long it is.
-const PART_ROWS: u32 = 4_096;
+/// How to judge.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct How {
+    pub(super) most_findings: usize,
+    /// Rows of one part: what is held in memory of a history, however long it is.
+    pub(super) part_rows: u32,
+}
 
 /// Takes the heads.
 #[derive(Debug, Default)]
@@ -55,6 +60,7 @@ struct TransactionsPart<'j> {
     transactions: Transactions,
     findings: &'j mut Findings,
     ends: &'j BTreeMap<String, End>,
+    buffer: Vec<u8>,
 }
 
 /// Judges one user, part by part. `read` is told of the rows of each part.
@@ -64,10 +70,10 @@ struct TransactionsPart<'j> {
 pub(super) async fn judge(
     store: &dyn Store,
     user: Uuid,
-    most_findings: usize,
+    how: How,
     read: &(dyn Fn(u64) + Send + Sync),
 ) -> Result<Judged, StoreError> {
-    let mut findings = Findings::keeping(most_findings);
+    let mut findings = Findings::keeping(how.most_findings);
     let mut counts = Counts::default();
     let mut heads = Heads::default();
     store.heads(user, &mut heads).await?;
@@ -78,7 +84,8 @@ pub(super) async fn judge(
         let end = unseen.remove(&next);
         let newest = heads.named.remove(&next);
         let key = (user, next.as_str());
-        chain(store, key, end, newest.as_ref(), &mut findings, &mut counts, read).await?;
+        let reader = Reader { store, part_rows: how.part_rows, read };
+        reader.chain(key, end, newest.as_ref(), &mut findings, &mut counts).await?;
         name = next;
     }
     for (name, end) in unseen {
@@ -95,8 +102,9 @@ pub(super) async fn judge(
             transactions: Transactions::default(),
             findings: &mut findings,
             ends: &heads.ends,
+            buffer: Vec::with_capacity(512),
         };
-        let last = store.transactions_part(user, start, PART_ROWS, &mut part).await?;
+        let last = store.transactions_part(user, start, how.part_rows, &mut part).await?;
         let transactions = part.transactions;
         counts.transactions += transactions.rows;
         counts.entries += transactions.entries;
@@ -114,70 +122,76 @@ pub(super) async fn judge(
     Ok(Judged { findings, counts, assets })
 }
 
-/// One chain, part by part.
-async fn chain(
-    store: &dyn Store,
-    (user, name): (Uuid, &str),
-    end: Option<End>,
-    newest: Option<&(i64, i64, Hash)>,
-    findings: &mut Findings,
-    counts: &mut Counts,
-    read: &(dyn Fn(u64) + Send + Sync),
-) -> Result<(), StoreError> {
-    counts.chains += 1;
-    let last = end.as_ref().map_or(0, |end| end.seq);
-    let covered = newest.map_or(0, |newest| newest.1);
-    counts.not_checkpointed += u64::try_from(last - covered).unwrap_or(0);
-    let mut chain = Chain::new(user, name, end);
-    let mut after = 0;
-    while after < last {
-        let through = after.saturating_add(PART_ROWS.into()).min(last);
-        let mut part = ChainPart::new(&mut chain, findings, counts);
-        store.chain_part(user, name, after, through, &mut part).await?;
-        let ChainPart { rows, private, leaves, .. } = part;
-        report_uncommitted(private, findings);
-        for (number, seq, hash) in leaves {
-            report_missing(user, name, number, seq, &hash, findings);
-        }
-        read(rows);
-        if rows == 0 {
-            break;
-        }
-        after = through;
-    }
-    chain.close(findings);
-    if let Some((number, seq, hash)) = newest.filter(|newest| newest.1 > last) {
-        report_missing(user, name, *number, *seq, hash, findings);
-    }
-    beyond(store, (user, name), last, findings).await
+/// Reads chains part by part.
+struct Reader<'s> {
+    store: &'s dyn Store,
+    part_rows: u32,
+    read: &'s (dyn Fn(u64) + Send + Sync),
 }
 
-/// Rows after the head that was read: newer ones have moved the head as well.
-async fn beyond(
-    store: &dyn Store,
-    (user, name): (Uuid, &str),
-    last: i64,
-    findings: &mut Findings,
-) -> Result<(), StoreError> {
-    let mut chain = Chain::new(user, name, None);
-    let (mut ignored, mut counts) = (Findings::keeping(0), Counts::default());
-    let mut part = ChainPart::new(&mut chain, &mut ignored, &mut counts);
-    let through = last.saturating_add(PART_ROWS.into());
-    store.chain_part(user, name, last, through, &mut part).await?;
-    let Some(first) = part.first else {
-        return Ok(());
-    };
-    let newest = part.chain.seq();
-    let mut heads = Heads::default();
-    store.heads(user, &mut heads).await?;
-    let head = heads.ends.get(name).map_or(0, |end| end.seq);
-    if newest > head {
-        let seq = first.max(head.saturating_add(1));
-        let place = || Place::AuditRow { user_id: user, chain: name.to_owned(), seq };
-        let expected = format!("no row: the chain ends at {head}");
-        findings.add(place, "row", expected, "a row");
+impl Reader<'_> {
+    async fn chain(
+        &self,
+        (user, name): (Uuid, &str),
+        end: Option<End>,
+        newest: Option<&(i64, i64, Hash)>,
+        findings: &mut Findings,
+        counts: &mut Counts,
+    ) -> Result<(), StoreError> {
+        counts.chains += 1;
+        let last = end.as_ref().map_or(0, |end| end.seq);
+        let covered = newest.map_or(0, |newest| newest.1);
+        counts.not_checkpointed += u64::try_from(last.saturating_sub(covered)).unwrap_or(0);
+        let mut chain = Chain::new(user, name, end);
+        let mut after = 0;
+        while after < last {
+            let through = after.saturating_add(self.part_rows.into()).min(last);
+            let mut part = ChainPart::new(&mut chain, findings, counts);
+            self.store.chain_part(user, name, after, through, &mut part).await?;
+            let ChainPart { rows, private, leaves, .. } = part;
+            report_uncommitted(private, findings);
+            for (number, seq, hash) in leaves {
+                report_missing(user, name, number, seq, &hash, findings);
+            }
+            (self.read)(rows);
+            if rows == 0 {
+                break;
+            }
+            after = through;
+        }
+        chain.close(findings);
+        if let Some((number, seq, hash)) = newest.filter(|newest| newest.1 > last) {
+            report_missing(user, name, *number, *seq, hash, findings);
+        }
+        self.beyond((user, name), last, findings).await
     }
-    Ok(())
+
+    /// Rows after the head that was read: newer ones have moved the head as well.
+    async fn beyond(
+        &self,
+        (user, name): (Uuid, &str),
+        last: i64,
+        findings: &mut Findings,
+    ) -> Result<(), StoreError> {
+        let mut chain = Chain::new(user, name, None);
+        let (mut ignored, mut counts) = (Findings::keeping(0), Counts::default());
+        let mut part = ChainPart::new(&mut chain, &mut ignored, &mut counts);
+        let through = last.saturating_add(self.part_rows.into());
+        self.store.chain_part(user, name, last, through, &mut part).await?;
+        let Some(first) = part.first else {
+            return Ok(());
+        };
+        let newest = chain.seq();
+        let mut heads = Heads::default();
+        self.store.heads(user, &mut heads).await?;
+        let end = heads.ends.remove(name);
+        let head = end.as_ref().map_or(0, |end| end.seq);
+        if newest > head {
+            let seq = first.max(head.saturating_add(1));
+            beyond_head(user, name, seq, end.as_ref(), findings);
+        }
+        Ok(())
+    }
 }
 
 impl<'j> ChainPart<'j> {
@@ -259,8 +273,9 @@ impl Sink for TransactionsPart<'_> {
     }
     fn audit(&mut self, row: &AuditRow<'_>) {
         let last = self.ends.get(row.chain).map_or(0, |end| end.seq);
-        // The chains are judged on their own: what is wrong with a row's hash is said there.
-        self.transactions.audit(row, true, row.seq <= last, self.findings);
+        // What is wrong with a row's hash is said where its chain is judged.
+        let genuine = row.computed_hash(&mut self.buffer) == *row.hash;
+        self.transactions.audit(row, genuine, row.seq <= last, self.findings);
     }
     fn entry(&mut self, row: &EntryRow<'_>) {
         self.transactions.entry(row, self.findings);

@@ -38,6 +38,10 @@ use crate::error::StoreError;
 /// Findings that are shown unless more are asked for.
 pub const FINDINGS: usize = 20;
 
+/// Audit rows of one snapshot: some tens of milliseconds, and with the transactions and entries that belong
+/// to them a few megabytes in memory.
+pub const PAGE_ROWS: u32 = 8_192;
+
 /// How to verify.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Options {
@@ -45,6 +49,9 @@ pub struct Options {
     pub workers: usize,
     /// How many findings are kept, the first ones; all are counted.
     pub most_findings: usize,
+    /// Audit rows that one snapshot reads. Fewer hold less memory and shorter snapshots; a user with more
+    /// is read in parts.
+    pub page_rows: u32,
 }
 
 impl Default for Options {
@@ -52,6 +59,7 @@ impl Default for Options {
         Self {
             workers: std::thread::available_parallelism().map_or(2, std::num::NonZero::get).min(8),
             most_findings: FINDINGS,
+            page_rows: PAGE_ROWS,
         }
     }
 }

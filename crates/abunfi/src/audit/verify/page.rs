@@ -191,7 +191,8 @@ impl Sink for Page {
             return;
         };
         let genuine = chain.row(row, kind, &mut self.buffer, &mut self.findings);
-        self.transactions.audit(row, genuine, true, &mut self.findings);
+        let is_in_head = chain.covers(row.seq);
+        self.transactions.audit(row, genuine, is_in_head, &mut self.findings);
         judge_private(row, &mut self.private, &mut self.counts, &mut self.findings);
         while let Some((number, seq, hash)) = self.named.last().filter(|named| named.1 <= row.seq) {
             if *seq < row.seq {

@@ -15,13 +15,13 @@ use super::store::{Size, Store};
 use super::{Options, Progress};
 use crate::error::StoreError;
 
-/// Audit rows that one snapshot reads: some tens of milliseconds, and with the transactions and entries that
-/// belong to them some megabytes in memory. A user with more is read in parts.
-const PAGE_ROWS: u64 = 8_192;
 /// Users in one snapshot, for those that have hardly any rows.
 const PAGE_USERS: usize = 4_096;
-/// A page may have grown since it was planned; beyond this it is read user by user.
-const FULL_ROWS: u64 = PAGE_ROWS * 8;
+/// Rows of all kinds in a page, for each audit row that it was planned with: beyond it has grown, or has
+/// more than its heads say, and is read user by user.
+const FULL: u64 = 8;
+/// Added to that, so that small pages are not cut for nothing.
+const SPARE: u64 = 64;
 /// Users whose sizes are read at once.
 const SIZES: u32 = 8_192;
 /// A snapshot is read again after a failure that may pass, this often.
@@ -76,6 +76,7 @@ struct Plan {
     next: Option<Uuid>,
     planned: std::collections::VecDeque<Part>,
     number: u64,
+    page_rows: u64,
 }
 
 impl Plan {
@@ -85,7 +86,7 @@ impl Plan {
                 return Ok(None);
             };
             let (sizes, through) = store.sizes(from, SIZES).await?;
-            self.planned.extend(cut(from, through.unwrap_or(Uuid::max()), &sizes));
+            self.planned.extend(cut(from, through.unwrap_or(Uuid::max()), &sizes, self.page_rows));
             self.next = through.and_then(after);
         }
         self.number += 1;
@@ -94,15 +95,15 @@ impl Plan {
 }
 
 /// Parts that cover every id from `from` to `through`, also those without a head.
-fn cut(from: Uuid, through: Uuid, sizes: &[Size]) -> Vec<Part> {
+fn cut(from: Uuid, through: Uuid, sizes: &[Size], page_rows: u64) -> Vec<Part> {
     let mut parts = Vec::new();
     let (mut start, mut rows, mut users) = (Some(from), 0_u64, 0_usize);
     for &(user, size) in sizes {
         let Some(from) = start else {
             break;
         };
-        let is_large = size > PAGE_ROWS;
-        if users > 0 && (is_large || rows + size > PAGE_ROWS || users >= PAGE_USERS) {
+        let is_large = size > page_rows;
+        if users > 0 && (is_large || rows + size > page_rows || users >= PAGE_USERS) {
             // Up to the user before, who is the last with rows: ids between them have none or are odd.
             if let Some(before) = before(user).filter(|before| *before >= from) {
                 parts.push(Part::Users { from, through: before });
@@ -139,6 +140,7 @@ fn after(user: Uuid) -> Option<Uuid> {
 struct Run {
     store: Arc<dyn Store>,
     most: usize,
+    page_rows: u32,
     plan: Mutex<Plan>,
     found: std::sync::Mutex<Found>,
     done: AtomicU64,
@@ -183,7 +185,7 @@ impl Run {
     async fn users(&self, from: Uuid, through: Uuid) -> Result<Option<Judged>, StoreError> {
         let mut attempt = 1;
         loop {
-            let mut page = Page::new(self.most, FULL_ROWS);
+            let mut page = Page::new(self.most, u64::from(self.page_rows) * FULL + SPARE);
             match self.store.users(from, through, &mut page).await {
                 Ok(()) if super::rows::Sink::is_full(&page) => return Ok(None),
                 Ok(()) => return Ok(Some(page.close())),
@@ -196,7 +198,8 @@ impl Run {
         let mut attempt = 1;
         loop {
             let read = |rows| self.read(rows);
-            match large::judge(self.store.as_ref(), user, self.most, &read).await {
+            let how = large::How { most_findings: self.most, part_rows: self.page_rows.div_ceil(2) };
+            match large::judge(self.store.as_ref(), user, how, &read).await {
                 Ok(judged) => return Ok(judged),
                 Err(error) => again(error, &mut attempt).await?,
             }
@@ -249,10 +252,12 @@ pub(super) async fn all(
     let run = Arc::new(Run {
         store: Arc::clone(store),
         most: options.most_findings,
+        page_rows: options.page_rows,
         plan: Mutex::new(Plan {
             next: Some(Uuid::nil()),
             planned: std::collections::VecDeque::new(),
             number: 0,
+            page_rows: options.page_rows.into(),
         }),
         found: std::sync::Mutex::default(),
         done: AtomicU64::new(0),
@@ -293,6 +298,8 @@ fn zero_sums(found: &mut Found, most: usize) {
 mod tests {
     use super::*;
 
+    const PAGE_ROWS: u64 = 8_192;
+
     fn id(number: u128) -> Uuid {
         Uuid::from_u128(number)
     }
@@ -323,7 +330,7 @@ mod tests {
         ];
         for case in cases {
             let sizes: Vec<Size> = case.iter().map(|(user, rows)| (id(*user), *rows)).collect();
-            let parts = cut(id(0), id(100), &sizes);
+            let parts = cut(id(0), id(100), &sizes, PAGE_ROWS);
             assert_covers(&parts, id(0), id(100));
             for (user, rows) in sizes {
                 let is_large = parts.contains(&Part::Large(user));

@@ -120,11 +120,6 @@ pub(super) struct Transactions {
 }
 
 impl Transactions {
-    /// How many there are.
-    pub(super) fn len(&self) -> usize {
-        self.known.len()
-    }
-
     pub(super) fn kind(&self, user: Uuid, transaction: Uuid) -> Option<TransactionType> {
         self.known.get(&(user, transaction))?.row.as_ref()?.kind
     }

@@ -585,6 +585,7 @@ async fn the_trial_balance_is_zero_for_users_in_every_state(stores: &Relational)
                 promotions: SignedSum::ZERO,
                 fees: SignedSum::ZERO,
                 net: SignedSum::ZERO,
+                accounts: 3,
             },
             TrialBalance {
                 asset: asset("VND"),
@@ -595,6 +596,7 @@ async fn the_trial_balance_is_zero_for_users_in_every_state(stores: &Relational)
                 promotions: sum("-12"),
                 fees: SignedSum::ZERO,
                 net: SignedSum::ZERO,
+                accounts: 4,
             },
         ]
     );

@@ -214,7 +214,7 @@ pub(super) async fn trial_balance(conn: &mut PgConnection) -> Result<Vec<TrialBa
                 coalesce(sum(a.withdrawn::numeric - a.deposited), 0)::text AS custody,
                 coalesce(sum(-a.total_yield_earned::numeric), 0)::text AS yield,
                 coalesce(sum(-a.bonuses::numeric), 0)::text AS promotions,
-                coalesce(sum(a.fees::numeric), 0)::text AS fees
+                coalesce(sum(a.fees::numeric), 0)::text AS fees, count(a.user_id) AS accounts
          FROM assets s LEFT JOIN accounts a ON a.asset = s.asset GROUP BY s.asset ORDER BY s.asset",
     )
     .fetch_all(conn)
@@ -241,6 +241,7 @@ pub(super) async fn trial_balance(conn: &mut PgConnection) -> Result<Vec<TrialBa
                 promotions,
                 fees,
                 net,
+                accounts: row.integer("accounts")?,
             })
         })
         .collect()

@@ -252,7 +252,8 @@ pub(super) async fn trial_balance(conn: &mut SqliteConnection) -> Result<Vec<Tri
              coalesce(-sum(bonuses / 1000000), 0) AS promotions_units,
              coalesce(-sum(bonuses % 1000000), 0) AS promotions_rest,
              coalesce(sum(fees / 1000000), 0) AS fees_units,
-             coalesce(sum(fees % 1000000), 0) AS fees_rest
+             coalesce(sum(fees % 1000000), 0) AS fees_rest,
+             count(a.user_id) AS accounts
          FROM assets s LEFT JOIN accounts a ON a.asset = s.asset GROUP BY s.asset ORDER BY s.asset",
     )
     .fetch_all(conn)
@@ -276,6 +277,7 @@ pub(super) async fn trial_balance(conn: &mut SqliteConnection) -> Result<Vec<Tri
                 promotions,
                 fees,
                 net,
+                accounts: row.integer("accounts")?,
             })
         })
         .collect()
