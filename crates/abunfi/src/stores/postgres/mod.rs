@@ -21,6 +21,7 @@ use crate::stores::RelationalOptions;
 use crate::stores::breaker::Breaker;
 
 mod audit;
+mod checkpoints;
 mod columns;
 mod content;
 mod dev_data;
@@ -40,6 +41,11 @@ mod users;
 
 use lane::Lane;
 
+/// A checkpoint over many chains, and one page of a large chain, take longer than a request may.
+const TRAIL_DEADLINE_MS: u64 = 60_000;
+/// Opened when they are needed.
+const TRAIL_CONNECTIONS: u32 = 3;
+
 /// A PostgreSQL server as the relational store. Cheap to clone; all clones share the connections.
 #[derive(Clone, Debug)]
 pub struct Postgres {
@@ -47,6 +53,8 @@ pub struct Postgres {
     requests: Lane,
     /// For the relay and the sweeps, so that background work cannot starve requests.
     background: Lane,
+    /// For checkpoints, and for reading the trail as a whole: few connections, longer deadlines.
+    trail: Lane,
     breaker: Arc<Breaker>,
     options: RelationalOptions,
 }
@@ -67,7 +75,12 @@ impl Postgres {
         open::prepare(&target, config, options).await?;
         let breaker = Arc::new(Breaker::new(StoreKind::Relational));
         let lane = |connections| target.lane(&breaker, config, connections);
+        let patient = PostgresConfig {
+            deadline_ms: config.deadline_ms.max(TRAIL_DEADLINE_MS),
+            ..config.clone()
+        };
         Ok(Self {
+            trail: target.lane(&breaker, &patient, TRAIL_CONNECTIONS),
             requests: lane(config.max_connections),
             background: lane(config.background_connections),
             breaker,
@@ -100,6 +113,7 @@ impl Postgres {
     pub async fn close(&self) {
         self.requests.close().await;
         self.background.close().await;
+        self.trail.close().await;
     }
 }
 

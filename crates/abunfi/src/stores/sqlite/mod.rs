@@ -21,6 +21,7 @@ use crate::stores::RelationalOptions;
 use crate::stores::breaker::Breaker;
 
 mod audit;
+mod checkpoints;
 mod columns;
 mod content;
 mod dev_data;

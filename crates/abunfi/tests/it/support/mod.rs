@@ -24,6 +24,7 @@ pub(crate) struct Relational {
     pub(crate) users: Arc<dyn users::Store>,
     pub(crate) ledger: Arc<dyn ledger::Store>,
     pub(crate) audit: Arc<dyn audit::Store>,
+    pub(crate) checkpoints: Arc<dyn audit::CheckpointStore>,
     pub(crate) heads: Arc<dyn documents::HeadStore>,
     pub(crate) dev_data: Arc<dyn documents::DevDataStore>,
     pub(crate) logs: Arc<dyn documents::LogStore>,
@@ -41,6 +42,7 @@ impl Relational {
         S: users::Store
             + ledger::Store
             + audit::Store
+            + audit::CheckpointStore
             + documents::HeadStore
             + documents::DevDataStore
             + documents::LogStore
@@ -55,6 +57,7 @@ impl Relational {
             users: store.clone(),
             ledger: store.clone(),
             audit: store.clone(),
+            checkpoints: store.clone(),
             heads: store.clone(),
             dev_data: store.clone(),
             logs: store.clone(),
