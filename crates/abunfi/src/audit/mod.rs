@@ -21,9 +21,17 @@ use crate::context::Actor;
 use crate::ids::{TransactionId, UserId};
 use crate::money::Amount;
 
+pub mod checkpoint;
+mod checkpoint_store;
 pub mod drafts;
+pub(crate) mod making;
+pub mod merkle;
 mod store;
 pub mod verify;
+#[cfg(test)]
+mod tests;
+
+pub use checkpoint_store::{Attempt, CheckpointStore, LeafState, StoredTile};
 pub use store::{HistoryCursor, Store};
 
 /// The subject of chains that belong to no user.

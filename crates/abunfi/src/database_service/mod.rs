@@ -51,6 +51,7 @@ struct Inner {
     clock: SharedClock,
     transactions: Arc<dyn transaction::Store>,
     verify: Arc<dyn audit::verify::Store>,
+    checkpoints: Arc<dyn audit::CheckpointStore>,
     heads: Arc<dyn documents::HeadStore>,
     outbox: Arc<dyn outbox::Store>,
     document_relay: Option<Arc<documents::Relay>>,
@@ -239,6 +240,7 @@ impl DatabaseService {
                 clock,
                 transactions: Arc::clone(&relational.transactions),
                 verify: Arc::clone(&relational.verify),
+                checkpoints: Arc::clone(&relational.checkpoints),
                 heads: Arc::clone(&relational.heads),
                 outbox: Arc::clone(&relational.outbox),
                 document_relay,
@@ -286,7 +288,8 @@ impl DatabaseService {
     /// The verifier of the books. Reads only, in connections of its own.
     #[must_use]
     pub fn verifier(&self) -> audit::verify::Verifier {
-        audit::verify::Verifier::new(Arc::clone(&self.inner.verify))
+        let inner = &self.inner;
+        audit::verify::Verifier::new(Arc::clone(&inner.verify), Arc::clone(&inner.checkpoints))
     }
 
     #[must_use]

@@ -15,6 +15,7 @@ mod support;
 
 mod audit;
 mod cache;
+mod checkpoints;
 mod documents_content;
 mod documents_heads;
 mod keys;

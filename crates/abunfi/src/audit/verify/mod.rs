@@ -21,6 +21,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 mod chain;
+mod checkpoints;
 mod finding;
 mod large;
 mod page;
@@ -29,10 +30,16 @@ mod run;
 mod store;
 mod transactions;
 
+pub use checkpoints::Checkpoints;
 pub use finding::{Finding, Place};
 pub use page::Counts;
 pub use store::{Extent, Size, Store};
 
+use finding::Findings;
+use run::Found;
+
+use super::checkpoint::PublicKey;
+use super::{CheckpointStore, Hash};
 use crate::error::StoreError;
 
 /// Findings that are shown unless more are asked for.
@@ -52,6 +59,17 @@ pub struct Options {
     /// Audit rows that one snapshot reads. Fewer hold less memory and shorter snapshots; a user with more
     /// is read in parts.
     pub page_rows: u32,
+    /// Unless empty, every checkpoint must be signed by one of them.
+    pub public_keys: Vec<PublicKey>,
+    /// A checkpoint that was published: the database must have that very one.
+    pub anchor: Option<Anchor>,
+}
+
+/// A checkpoint that was published.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Anchor {
+    pub number: i64,
+    pub hash: Hash,
 }
 
 impl Default for Options {
@@ -60,6 +78,8 @@ impl Default for Options {
             workers: std::thread::available_parallelism().map_or(2, std::num::NonZero::get).min(8),
             most_findings: FINDINGS,
             page_rows: PAGE_ROWS,
+            public_keys: Vec::new(),
+            anchor: None,
         }
     }
 }
@@ -81,6 +101,7 @@ pub struct Report {
     /// Nothing disagrees.
     pub clean: bool,
     pub read: Counts,
+    pub checkpoints: Checkpoints,
     /// How many disagreements there are.
     pub disagreements: u64,
     /// The first of them, in the order of the books.
@@ -91,12 +112,13 @@ pub struct Report {
 #[derive(Debug, Clone)]
 pub struct Verifier {
     store: Arc<dyn Store>,
+    checkpoints: Arc<dyn CheckpointStore>,
 }
 
 impl Verifier {
     #[must_use]
-    pub fn new(store: Arc<dyn Store>) -> Self {
-        Self { store }
+    pub fn new(store: Arc<dyn Store>, checkpoints: Arc<dyn CheckpointStore>) -> Self {
+        Self { store, checkpoints }
     }
 
     /// Recomputes the books and gives what disagrees. Reads only.
@@ -108,10 +130,16 @@ impl Verifier {
         options: &Options,
         progress: Arc<dyn Progress>,
     ) -> Result<Report, StoreError> {
-        let found = run::all(&self.store, options, &progress).await?;
+        let mut findings = Findings::keeping(options.most_findings);
+        let checkpoints =
+            checkpoints::judge(self.checkpoints.as_ref(), options, &mut findings).await?;
+        let mut found = Found::default();
+        found.begin(findings, options.most_findings);
+        run::all(&self.store, options, &progress, &mut found).await?;
         Ok(Report {
             clean: found.count == 0,
             read: found.counts,
+            checkpoints,
             disagreements: found.count,
             findings: found.into_findings(),
         })

@@ -57,6 +57,12 @@ impl Found {
         }
     }
 
+    /// What was found before the first part.
+    pub(super) fn begin(&mut self, findings: Findings, most: usize) {
+        let judged = Judged { findings, counts: Counts::default(), assets: AssetSums::new() };
+        self.add(0, judged, most);
+    }
+
     pub(super) fn into_findings(self) -> Vec<Finding> {
         self.findings.into_values().collect()
     }
@@ -239,7 +245,7 @@ pub(super) async fn again(error: StoreError, attempt: &mut u32) -> Result<(), St
     Ok(())
 }
 
-/// Judges all of the books.
+/// Judges all of the books, and adds it to `found`.
 ///
 /// # Errors
 /// When the store fails: nothing is known of what was not read.
@@ -247,7 +253,8 @@ pub(super) async fn all(
     store: &Arc<dyn Store>,
     options: &Options,
     progress: &Arc<dyn Progress>,
-) -> Result<Found, StoreError> {
+    found: &mut Found,
+) -> Result<(), StoreError> {
     let extent = store.extent().await?;
     let run = Arc::new(Run {
         store: Arc::clone(store),
@@ -259,7 +266,7 @@ pub(super) async fn all(
             number: 0,
             page_rows: options.page_rows.into(),
         }),
-        found: std::sync::Mutex::default(),
+        found: std::sync::Mutex::new(std::mem::take(found)),
         done: AtomicU64::new(0),
         total: extent.rows,
         progress: Arc::clone(progress),
@@ -275,11 +282,11 @@ pub(super) async fn all(
             StoreError::unexpected(crate::error::StoreKind::Relational, panic)
         })??;
     }
-    let mut found = std::mem::take(
+    *found = std::mem::take(
         &mut *run.found.lock().unwrap_or_else(std::sync::PoisonError::into_inner),
     );
-    zero_sums(&mut found, options.most_findings);
-    Ok(found)
+    zero_sums(found, options.most_findings);
+    Ok(())
 }
 
 /// Per asset, what users have and the system accounts come to zero.

@@ -22,6 +22,7 @@ use crate::stores::breaker::Breaker;
 
 mod audit;
 mod audit_verify;
+mod checkpoints;
 mod columns;
 mod content;
 mod dev_data;
@@ -41,6 +42,13 @@ mod users;
 
 use lane::Lane;
 
+/// A checkpoint over many chains, and one page of a large chain, take longer than a request may.
+const TRAIL_DEADLINE_MS: u64 = 60_000;
+/// Opened when they are needed.
+const TRAIL_CONNECTIONS: u32 = 3;
+/// Snapshots that are read at once, at most. Opened when they are needed, too.
+const SNAPSHOT_CONNECTIONS: u32 = 16;
+
 /// A PostgreSQL server as the relational store. Cheap to clone; all clones share the connections.
 #[derive(Clone, Debug)]
 pub struct Postgres {
@@ -48,8 +56,10 @@ pub struct Postgres {
     requests: Lane,
     /// For the relay and the sweeps, so that background work cannot starve requests.
     background: Lane,
-    /// For reading much in short snapshots, with more patience than a request has.
+    /// For reading much in short snapshots, as the verifier does.
     snapshots: Lane,
+    /// For checkpoints, and for reading the trail as a whole: few connections, longer deadlines.
+    trail: Lane,
     breaker: Arc<Breaker>,
     options: RelationalOptions,
 }
@@ -70,10 +80,15 @@ impl Postgres {
         open::prepare(&target, config, options).await?;
         let breaker = Arc::new(Breaker::new(StoreKind::Relational));
         let lane = |connections| target.lane(&breaker, config, connections);
+        let patient = PostgresConfig {
+            deadline_ms: config.deadline_ms.max(TRAIL_DEADLINE_MS),
+            ..config.clone()
+        };
         Ok(Self {
+            trail: target.lane(&breaker, &patient, TRAIL_CONNECTIONS),
             requests: lane(config.max_connections),
             background: lane(config.background_connections),
-            snapshots: target.lane(&breaker, &patient(config), SNAPSHOT_CONNECTIONS),
+            snapshots: target.lane(&breaker, &patient, SNAPSHOT_CONNECTIONS),
             breaker,
             options,
         })
@@ -105,19 +120,7 @@ impl Postgres {
         self.requests.close().await;
         self.background.close().await;
         self.snapshots.close().await;
-    }
-}
-
-/// Snapshots that are read at once, at most: connections are made when they are needed.
-const SNAPSHOT_CONNECTIONS: u32 = 16;
-/// How long reading one snapshot may take: it is a part of some thousand rows, on a disk that may be cold.
-const SNAPSHOT_DEADLINE_MS: u64 = 60_000;
-
-fn patient(config: &PostgresConfig) -> PostgresConfig {
-    PostgresConfig {
-        deadline_ms: config.deadline_ms.max(SNAPSHOT_DEADLINE_MS),
-        acquire_timeout_ms: config.acquire_timeout_ms.max(SNAPSHOT_DEADLINE_MS),
-        ..config.clone()
+        self.trail.close().await;
     }
 }
 

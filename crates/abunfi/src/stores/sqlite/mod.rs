@@ -22,6 +22,7 @@ use crate::stores::breaker::Breaker;
 
 mod audit;
 mod audit_verify;
+mod checkpoints;
 mod columns;
 mod content;
 mod dev_data;

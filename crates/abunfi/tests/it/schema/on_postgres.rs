@@ -79,13 +79,19 @@ async fn nothing_cascades(stores: &Relational) {
 
 async fn the_trail_stands_alone(stores: &Relational) {
     let sql = "SELECT conname::text FROM pg_constraint WHERE contype = 'f'
-         AND ('audit'::regclass IN (conrelid, confrelid)
-              OR 'audit_private'::regclass IN (conrelid, confrelid))";
+         AND ARRAY[conrelid, confrelid] && ARRAY['audit', 'audit_private', 'checkpoints', 'chain_leaves',
+             'leaf_changes', 'merkle_tiles']::regclass[]::oid[]";
     none(stores, "a foreign key from or to the trail", sql).await;
 }
 
 async fn the_append_only_tables_have_their_triggers(stores: &Relational) {
-    for table in ["audit", "entries"] {
+    for table in [
+        "audit",
+        "entries",
+        "checkpoints",
+        "chain_leaves",
+        "leaf_changes",
+    ] {
         // tgtype: 1 each row, 2 before, 8 delete, 16 update, 32 truncate.
         let sql = format!(
             "SELECT tgtype::int8 FROM pg_trigger
@@ -118,7 +124,7 @@ async fn there_is_no_sequence_and_no_inexact_number(stores: &Relational) {
 
 /// Adapters map constraints by their names, so none may be made up by the server.
 async fn every_check_has_a_name_of_the_program_s(stores: &Relational) {
-    let migrations = include_str!("../../../src/stores/postgres/migrations/0001_init.sql");
+    let migrations = super::migrations("postgres");
     let sql = format!(
         "SELECT k.conname::text FROM pg_constraint k JOIN ({TABLES}) t ON t.oid = k.conrelid
          WHERE k.contype IN ('c', 'p', 'f', 'u')"

@@ -63,12 +63,8 @@ fn declared(column: &&String) -> bool {
 }
 
 async fn both_schemas_have_the_same_tables_and_columns(stores: &Relational) {
-    let postgres = columns_of(include_str!(
-        "../../../src/stores/postgres/migrations/0001_init.sql"
-    ));
-    let sqlite = columns_of(include_str!(
-        "../../../src/stores/sqlite/migrations/0001_init.sql"
-    ));
+    let postgres = columns_of(&super::migrations("postgres"));
+    let sqlite = columns_of(&super::migrations("sqlite"));
     let there: BTreeSet<String> = stores
         .raw
         .texts(

@@ -1,0 +1,89 @@
+//! What checkpoints ask of a relational store.
+
+use async_trait::async_trait;
+use uuid::Uuid;
+
+use super::checkpoint::{Checkpoint, Leaf, LeafChange, Signer};
+use super::{Hash, Head};
+use crate::clock::Timestamp;
+use crate::error::StoreError;
+use crate::ids::UserId;
+
+/// What became of an attempt to make a checkpoint.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Attempt {
+    /// It is durable. `chains`: how many it found changed; `more`: others are left for the next one, at once.
+    Made {
+        checkpoint: Checkpoint,
+        chains: u64,
+        more: bool,
+    },
+    /// No chain has changed since the last one (`more`: among those that were looked at).
+    Nothing { more: bool },
+    /// Another instance is at it.
+    Busy,
+}
+
+/// A leaf with what it holds now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LeafState {
+    pub leaf: Leaf,
+    pub head: Head,
+    /// The checkpoint that gave it this head.
+    pub checkpoint: i64,
+}
+
+/// A row of the stored tree; see [`merkle`](super::merkle).
+pub type StoredTile = ((u32, u64), Vec<Hash>);
+
+/// Checkpoints, leaves and their changes are only ever appended; the database itself refuses anything else.
+#[async_trait]
+pub trait CheckpointStore: Send + Sync + std::fmt::Debug {
+    /// Whose checkpoints these are.
+    async fn ledger_id(&self) -> Result<Uuid, StoreError>;
+
+    /// Makes the next checkpoint over every chain that has grown since the last one, at most `max_chains` of
+    /// them, in one relational transaction. Only one is made at a time, whatever the number of instances.
+    ///
+    /// What has changed goes by the order of transactions and never by time, so that a row that commits
+    /// late is in the next checkpoint at the latest. A leaf never goes back: a chain that is shorter than
+    /// its leaf says keeps its leaf, which is what verification then finds.
+    async fn make_checkpoint(
+        &self,
+        signer: Option<&Signer>,
+        at: Timestamp,
+        max_chains: u32,
+    ) -> Result<Attempt, StoreError>;
+
+    /// Rows of the trail that no checkpoint has looked at yet, counted up to `up_to`. May count a few too
+    /// many, never too few.
+    async fn rows_waiting(&self, up_to: u32) -> Result<u64, StoreError>;
+
+    async fn newest_checkpoint(&self) -> Result<Option<Checkpoint>, StoreError>;
+
+    /// Checkpoints after that number, ascending, at most `limit`.
+    async fn checkpoints(&self, after: i64, limit: u32) -> Result<Vec<Checkpoint>, StoreError>;
+
+    /// What checkpoints changed, by `(checkpoint, leaf)` ascending, after that pair, at most `limit`.
+    async fn leaf_changes(
+        &self,
+        after: (i64, i64),
+        limit: u32,
+    ) -> Result<Vec<LeafChange>, StoreError>;
+
+    /// Leaves after that one (−1: from the first), ascending, at most `limit`, as they are now.
+    async fn leaves(&self, after: i64, limit: u32) -> Result<Vec<LeafState>, StoreError>;
+
+    /// The leaves of a user's chains (or of the one that is named), by leaf, with what each held as of
+    /// checkpoint `number`; those that came later are left out. The user may be
+    /// [`PLATFORM`](super::PLATFORM).
+    async fn leaves_of(
+        &self,
+        user_id: UserId,
+        chain: Option<&str>,
+        number: i64,
+    ) -> Result<Vec<LeafState>, StoreError>;
+
+    /// Rows of the stored tree, in the order asked for; those that are missing are left out.
+    async fn tiles(&self, places: &[(u32, u64)]) -> Result<Vec<StoredTile>, StoreError>;
+}
