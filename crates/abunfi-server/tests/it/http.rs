@@ -573,7 +573,19 @@ async fn the_shape_of_a_problem_is_fixed(server: &TestServer) {
     assert_eq!(refused.json(), expected);
 }
 
+async fn a_body_that_is_no_object_has_one_fault(server: &TestServer) {
+    for body in [json!([1]), json!("x"), json!(null)] {
+        let refused = server.post("users").json(&body);
+        let refused = refused.expect_problem(422, "validation_failed").await;
+        let faults = refused.at("/errors");
+        assert_eq!(faults.as_array().unwrap().len(), 1, "{faults}");
+        assert_eq!(faults[0]["pointer"], "");
+        assert_eq!(faults[0]["code"], "wrong_type");
+    }
+}
+
 on_every_backend!(
+    a_body_that_is_no_object_has_one_fault,
     ids_are_taken_echoed_and_stored,
     every_answer_is_safe_to_show,
     unknown_routes_and_methods_are_problems,
