@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::flights::{Lead, Outcome};
@@ -403,79 +404,94 @@ impl<E: Send + 'static> Load<E> {
         T: Serialize + DeserializeOwned + Send + Sync + 'static,
         F: Future<Output = Result<T, E>> + Send + 'static,
     {
-        let config = &self.inner.config;
-        let revalidate_for = Duration::from_secs(u64::from(config.revalidate_for_seconds));
-        let soft_timeout = Duration::from_millis(config.soft_timeout_ms);
-        let is_near = self.inner.clock.now() < older.stored.fresh_until.plus(revalidate_for);
-        let entry = self.entry(
-            Arc::clone(&older.value),
-            &began,
-            &older.stored,
-            began.l2_until,
-        );
-        let note = Arc::clone(&began.note);
-        let copy = |this: &Self| {
-            let counts = &this.inner.counts;
-            counts.revalidated.fetch_add(1, Ordering::Relaxed);
-            this.answer(Arc::clone(&older.value), &entry, Hit::Revalidated)
-        };
-        // Where L2 has given no lease another instance loads it; where there is no guard, this one does.
+        let revalidate_for = u64::from(self.inner.config.revalidate_for_seconds);
+        let at_once_until = older.stored.fresh_until;
+        let at_once_until = at_once_until.plus(Duration::from_secs(revalidate_for));
+        let is_near = self.inner.clock.now() < at_once_until;
+        let value = Arc::clone(&older.value);
+        let entry = self.entry(value, &began, &older.stored, began.l2_until);
+        // Where L2 gave no lease, another instance loads it; where there is no guard, this one does.
         let is_loaded_elsewhere = lead.is_some() && lease.is_none() && is_near;
         let guard = match is_loaded_elsewhere {
             true => None,
             false => self.inner.revalidations.begin(&self.key),
         };
         let Some(guard) = guard else {
-            if let Some(lead) = lead {
-                lead.land(Outcome::Loaded((Arc::clone(&entry), Hit::Revalidated)));
-            }
-            return Ok(copy(&self));
+            return Ok(self.meanwhile(lead, entry, &older));
         };
         let this = Arc::new(self);
-        let fetch = fetch();
-        let mut task = tokio::spawn({
-            let this = Arc::clone(&this);
+        let note = Arc::clone(&began.note);
+        let task = tokio::spawn({
+            let (this, fetch) = (Arc::clone(&this), fetch());
             async move {
                 let _guard = guard;
                 let loaded = this.fetch(began, fetch).await?;
-                Ok::<_, E>((
-                    Arc::clone(&loaded.entry),
-                    this.landed(None, loaded, lease).await,
-                ))
+                let entry = Arc::clone(&loaded.entry);
+                Ok::<_, E>((entry, this.landed(None, loaded, lease).await))
             }
         });
-        let loaded = match is_near {
-            true => None,
-            false => tokio::time::timeout(soft_timeout, &mut task).await.ok(),
-        };
-        match loaded {
-            None => {
-                if let Some(lead) = lead {
-                    lead.land(Outcome::Loaded((Arc::clone(&entry), Hit::Revalidated)));
-                }
-                // An invalidation may have come while the authority was waited for.
-                if note.holds() && this.inner.clock.now() < entry.right_until {
-                    return Ok(copy(&this));
-                }
-                match task.await {
-                    Ok(loaded) => loaded.map(|(_, answer)| answer),
-                    Err(died) => std::panic::resume_unwind(died.into_panic()),
-                }
+        if is_near {
+            return Ok(this.meanwhile(lead, entry, &older));
+        }
+        this.wait_briefly(lead, entry, older, &note, task).await
+    }
+
+    /// The load's answer if it comes within the soft time-out, else the older copy.
+    async fn wait_briefly<T: DeserializeOwned + Send + Sync + 'static>(
+        &self,
+        lead: Option<Lead<Landed>>,
+        entry: Arc<Entry>,
+        older: Older<T>,
+        note: &Note,
+        mut task: JoinHandle<Result<(Arc<Entry>, Cached<Arc<T>>), E>>,
+    ) -> Result<Cached<Arc<T>>, E> {
+        let soft_timeout = Duration::from_millis(self.inner.config.soft_timeout_ms);
+        let ended = match tokio::time::timeout(soft_timeout, &mut task).await {
+            Ok(ended) => ended,
+            // Unless it was invalidated meanwhile, or for too long nothing was heard that might be.
+            Err(_elapsed) if note.holds() && self.inner.clock.now() < entry.right_until => {
+                return Ok(self.meanwhile(lead, entry, &older));
             }
-            Some(Ok(Ok((loaded, answer)))) => {
+            Err(_elapsed) => task.await,
+        };
+        let ended = match ended {
+            Ok(ended) => ended,
+            Err(died) => match died.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                // Only the end of the runtime cancels it, and then nobody waits any more.
+                Err(_cancelled) => std::future::pending().await,
+            },
+        };
+        match ended {
+            Ok((loaded, answer)) => {
                 if let Some(lead) = lead {
                     lead.land(Outcome::Loaded((loaded, Hit::Fetched)));
                 }
                 Ok(answer)
             }
-            Some(Ok(Err(error))) => {
+            Err(error) => {
                 if let Some(lead) = lead {
                     lead.land(Outcome::Failed);
                 }
-                this.stand_in(error, Some(older), &note).await
+                self.stand_in(error, Some(older), note).await
             }
-            Some(Err(died)) => std::panic::resume_unwind(died.into_panic()),
         }
+    }
+
+    /// Answers with the older copy, those who wait too.
+    fn meanwhile<T>(
+        &self,
+        lead: Option<Lead<Landed>>,
+        entry: Arc<Entry>,
+        older: &Older<T>,
+    ) -> Cached<Arc<T>> {
+        let counts = &self.inner.counts;
+        counts.revalidated.fetch_add(1, Ordering::Relaxed);
+        let answer = self.answer(Arc::clone(&older.value), &entry, Hit::Revalidated);
+        if let Some(lead) = lead {
+            lead.land(Outcome::Loaded((entry, Hit::Revalidated)));
+        }
+        answer
     }
 }
 

@@ -415,6 +415,7 @@ impl Service {
             user_id,
             actor: ctx.actor.clone(),
             request_id: ctx.request_id.clone(),
+            trace_id: ctx.trace_id.clone(),
             idempotency: key.map(|key| Idempotency {
                 principal: ctx.principal.clone(),
                 scope,

@@ -164,7 +164,7 @@ async fn died_after_commit(two: &Two, user: &str, name: &str, late: bool) -> Ins
     let age = if late { 30 } else { 0 };
     let mut transaction = connection.begin().await.unwrap();
     let id: uuid::Uuid = user.parse().unwrap();
-    sqlx::query("UPDATE users SET name = $2, version = version + 1 WHERE id = $1")
+    sqlx::query("UPDATE users SET name = $2, version = version + 1 WHERE user_id = $1")
         .bind(id)
         .bind(name)
         .execute(&mut *transaction)
