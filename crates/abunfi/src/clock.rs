@@ -21,6 +21,8 @@ impl Timestamp {
     /// 9999-12-31T23:59:59.999999Z
     const MAX_MICROS: i64 = 253_402_300_799_999_999;
     pub const EPOCH: Self = Self(0);
+    /// The last moment that is supported: later than any time that is compared with it.
+    pub const MAX: Self = Self(Self::MAX_MICROS);
 
     /// Microseconds since 1970-01-01T00:00:00Z; values outside the supported years are clamped.
     #[must_use]

@@ -107,6 +107,8 @@ pub struct Context {
     pub principal: Principal,
     /// 1–128 visible ASCII characters.
     pub request_id: String,
+    /// The trace that the request is part of, as W3C Trace Context has it.
+    pub trace_id: Option<String>,
 }
 
 impl Context {
@@ -116,7 +118,15 @@ impl Context {
             actor,
             principal,
             request_id: request_id.into(),
+            trace_id: None,
         }
+    }
+
+    /// The same, as a part of this trace.
+    #[must_use]
+    pub fn traced(mut self, trace_id: Option<String>) -> Self {
+        self.trace_id = trace_id;
+        self
     }
 
     /// For what the platform does by itself (and for embedders that act in their own name).

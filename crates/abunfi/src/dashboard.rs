@@ -1,7 +1,9 @@
 //! What an app's first screen shows, as one cached read.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -63,9 +65,26 @@ impl Parts<'_> {
             ttl: self.ttl,
             use_cache,
         };
-        serve(caching, Box::pin(self.compose(id))).await
+        let compose = || {
+            let parts = Source {
+                users: self.users.clone(),
+                ledger: self.ledger.clone(),
+                clock: Arc::clone(self.clock),
+            };
+            async move { parts.compose(id).await }.boxed()
+        };
+        serve(caching, compose).await
     }
+}
 
+/// What a dashboard is read from, also when its reader is gone.
+struct Source {
+    users: users::Service,
+    ledger: ledger::Service,
+    clock: SharedClock,
+}
+
+impl Source {
     async fn compose(&self, id: UserId) -> Result<Option<Dashboard>, StoreError> {
         let filter = TransactionFilter::default();
         let last = Page {

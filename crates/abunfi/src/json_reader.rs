@@ -8,6 +8,8 @@ use crate::validation::{FaultCode, Faults, Invalid, pointer_to};
 #[derive(Debug)]
 pub struct Reader {
     fields: Map<String, Value>,
+    /// Else there is one fault, and none of fields that cannot be there.
+    is_object: bool,
     pointer: String,
     faults: Faults,
 }
@@ -26,6 +28,7 @@ impl Reader {
     #[must_use]
     pub fn new(value: Value, pointer: &str) -> Self {
         let mut faults = Faults::default();
+        let is_object = value.is_object();
         let fields = match value {
             Value::Object(fields) => fields,
             other => {
@@ -36,6 +39,7 @@ impl Reader {
         };
         Self {
             fields,
+            is_object,
             pointer: pointer.to_owned(),
             faults,
         }
@@ -48,6 +52,9 @@ impl Reader {
     }
 
     pub fn fault(&mut self, field: &str, code: FaultCode, detail: impl Into<String>) {
+        if !self.is_object {
+            return;
+        }
         let pointer = self.pointer_to(field);
         self.faults.add(pointer, code, detail);
     }

@@ -13,7 +13,7 @@ use http::{HeaderMap, header};
 
 use super::PathParams;
 use crate::error::{Code, Problem, Result};
-use crate::middleware::{RequestId, rate_limit};
+use crate::middleware::{RequestId, TraceParent, rate_limit};
 use crate::state::App;
 
 /// The longest credential that is looked at: an admin key may have any form, but not a megabyte.
@@ -24,6 +24,7 @@ const MAX_CREDENTIAL_BYTES: usize = 1024;
 pub(crate) struct Caller {
     who: Who,
     request_id: RequestId,
+    trace: Option<TraceParent>,
 }
 
 #[derive(Debug, Clone)]
@@ -73,6 +74,7 @@ impl Caller {
         Self {
             who,
             request_id: request_id.unwrap_or_default(),
+            trace: parts.extensions.get().cloned(),
         }
     }
 
@@ -158,7 +160,8 @@ impl Caller {
             },
             Who::Session(session) => Actor::session(session.user_id, session.id),
         };
-        Context::new(actor, self.principal(), self.request_id.as_str())
+        let trace = self.trace.as_ref().map(|trace| trace.trace_id().to_owned());
+        Context::new(actor, self.principal(), self.request_id.as_str()).traced(trace)
     }
 }
 

@@ -9,4 +9,4 @@ mod request;
 mod request_id;
 
 pub(crate) use request::{Progress, surround};
-pub(crate) use request_id::RequestId;
+pub(crate) use request_id::{RequestId, TraceParent};

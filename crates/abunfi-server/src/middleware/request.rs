@@ -71,6 +71,9 @@ pub(crate) async fn surround(State(app): State<App>, mut request: Request, next:
         .is_some()
         .then(LimitSlot::default);
     request.extensions_mut().insert(id.clone());
+    if let Some(trace) = &trace {
+        request.extensions_mut().insert(trace.clone());
+    }
     if let Some(limits) = &limits {
         request.extensions_mut().insert(limits.clone());
     }

@@ -96,7 +96,7 @@ impl TraceParent {
         self.0.to_str().unwrap_or_default()
     }
 
-    fn trace_id(&self) -> &str {
+    pub(crate) fn trace_id(&self) -> &str {
         self.as_str().split('-').nth(1).unwrap_or_default()
     }
 

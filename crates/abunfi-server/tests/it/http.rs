@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use abunfi::ledger::Page;
 use bytes::Bytes;
 use http::Method;
 use http_body::Frame;
@@ -67,6 +68,49 @@ async fn ids_are_taken_echoed_and_stored(server: &TestServer) {
         "4bf92f3577b34da6a3ce929d0e0e4736",
         "found from the trace"
     );
+}
+
+async fn a_trace_is_echoed_and_stored_with_audit_rows_whatever_the_requests_id(
+    server: &TestServer,
+) {
+    let user = server.user().await;
+    let deposit = server
+        .post(&format!("users/{user}/transactions"))
+        .key("traced")
+        .json(&json!({"type": "deposit", "amount": "1"}))
+        .header("x-request-id", "mine")
+        .header("traceparent", TRACE);
+    let posted = deposit.expect(201).await;
+    assert_eq!(posted.header("traceparent"), Some(TRACE));
+    let kyc = server
+        .put(&format!("users/{user}/kyc"))
+        .json(&json!({"status": "verified"}))
+        .header("x-request-id", "mine")
+        .header("traceparent", TRACE);
+    kyc.expect(200).await;
+    server
+        .patch(&format!("users/{user}"))
+        .json(&json!({"status": "suspended"}))
+        .expect(200)
+        .await;
+    let page = Page {
+        after: None,
+        limit: 10,
+    };
+    let ledger = server.platform.ledger();
+    let rows = ledger.history(user.parse().unwrap(), None, &page).await;
+    let rows = rows.unwrap().unwrap();
+    let stored: Vec<_> = rows
+        .iter()
+        .map(|row| {
+            let entry = &row.entry;
+            assert_eq!(entry.hash, entry.computed_hash(), "the hash is as ever");
+            (entry.action.as_str(), entry.trace_id.as_deref())
+        })
+        .collect();
+    let trace = Some("4bf92f3577b34da6a3ce929d0e0e4736");
+    assert_eq!(stored, [("status", None), ("kyc", trace), ("post", trace)]);
+    assert!(rows[1..].iter().all(|row| row.entry.request_id == "mine"));
 }
 
 async fn every_answer_is_safe_to_show(server: &TestServer) {
@@ -573,7 +617,20 @@ async fn the_shape_of_a_problem_is_fixed(server: &TestServer) {
     assert_eq!(refused.json(), expected);
 }
 
+async fn a_body_that_is_no_object_has_one_fault(server: &TestServer) {
+    for body in [json!([1]), json!("x"), json!(null)] {
+        let refused = server.post("users").json(&body);
+        let refused = refused.expect_problem(422, "validation_failed").await;
+        let faults = refused.at("/errors");
+        assert_eq!(faults.as_array().unwrap().len(), 1, "{faults}");
+        assert_eq!(faults[0]["pointer"], "");
+        assert_eq!(faults[0]["code"], "wrong_type");
+    }
+}
+
 on_every_backend!(
+    a_body_that_is_no_object_has_one_fault,
+    a_trace_is_echoed_and_stored_with_audit_rows_whatever_the_requests_id,
     ids_are_taken_echoed_and_stored,
     every_answer_is_safe_to_show,
     unknown_routes_and_methods_are_problems,

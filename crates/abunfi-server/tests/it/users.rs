@@ -613,7 +613,36 @@ async fn as_many_requests_as_four_times_the_pool_all_end(server: &TestServer) {
     assert_eq!(server.available(&user).await, (100 + pool / 2).to_string());
 }
 
+async fn a_list_shows_each_users_own_documents(server: &TestServer) {
+    for n in 0..5 {
+        let user = server.user().await;
+        let metadata = json!({ "of": user, "n": n });
+        server
+            .put(&format!("users/{user}/metadata"))
+            .json(&metadata)
+            .expect(200)
+            .await;
+        if n == 0 {
+            let path = format!("users/{user}/preferences");
+            server.delete(&path).expect(204).await;
+        }
+    }
+    let page = server.get("users").expect(200).await;
+    let data = page.at("/data");
+    let users = data.as_array().unwrap();
+    assert_eq!(users.len(), 5);
+    for user in users {
+        assert_eq!(user["metadata"]["of"], user["id"]);
+        let alone = server.get(&format!(
+            "users/{}?cache=false",
+            user["id"].as_str().unwrap()
+        ));
+        assert_eq!(&alone.expect(200).await.json(), user);
+    }
+}
+
 on_every_backend!(
+    a_list_shows_each_users_own_documents,
     a_new_user_is_there_at_once_with_all_that_belongs_to_it,
     all_faults_of_a_body_come_at_once,
     an_identity_belongs_to_one_user,

@@ -109,6 +109,7 @@ fn empty(
         after: None,
         actor: ctx.actor.clone(),
         request_id: ctx.request_id.clone(),
+        trace_id: ctx.trace_id.clone(),
         at,
         private: Vec::new(),
     }

@@ -127,6 +127,8 @@ pub struct Draft {
     pub after: Option<AmountsAfter>,
     pub actor: Actor,
     pub request_id: String,
+    /// The trace that it was a part of. A mark to find it by: not part of the hash, nor of what is shown.
+    pub trace_id: Option<String>,
     pub at: Timestamp,
     pub private: Vec<Private>,
 }
@@ -146,6 +148,8 @@ pub struct Entry {
     pub after: Option<AmountsAfter>,
     pub actor: Actor,
     pub request_id: String,
+    /// As in [`Draft`]; not hashed.
+    pub trace_id: Option<String>,
     pub at: Timestamp,
     pub reason_commitment: Option<Hash>,
     pub data_commitment: Option<Hash>,
@@ -178,6 +182,7 @@ impl Draft {
             after: self.after,
             actor: self.actor,
             request_id: self.request_id,
+            trace_id: self.trace_id,
             at: self.at,
             previous_hash: head.hash,
             hash: GENESIS,

@@ -26,20 +26,26 @@ pub(super) struct Entry {
     pub(super) epoch: u64,
     /// When the authority was asked.
     pub(super) stored_at: Timestamp,
-    /// Until when L1 answers with it.
-    pub(super) local_until: Timestamp,
+    /// Until when it shows what a reader may demand: other processes may have written since it was asked
+    /// for.
+    pub(super) right_until: Timestamp,
     /// Until when it is fresh anywhere.
     pub(super) fresh_until: Timestamp,
 }
 
 impl Entry {
     pub(super) fn is_fresh(&self, now: Timestamp, epoch: u64) -> bool {
-        now < self.local_until && self.epoch == epoch && self.note.holds()
+        now < self.right_until.min(self.fresh_until) && self.epoch == epoch && self.note.holds()
     }
 
     /// Whether it may answer in place of an authority that is away. An invalidated value never may.
     pub(super) fn may_be_stale(&self, now: Timestamp, stale_for: Duration) -> bool {
         now < self.fresh_until.plus(stale_for) && self.note.holds()
+    }
+
+    /// Whether only its own time is over: nothing invalidated it, and nobody else may have.
+    pub(super) fn may_be_older(&self, now: Timestamp, epoch: u64, stale_for: Duration) -> bool {
+        now < self.right_until && self.epoch == epoch && self.may_be_stale(now, stale_for)
     }
 
     /// `None`: the key is used for two types.

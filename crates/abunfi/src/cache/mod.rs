@@ -3,6 +3,10 @@
 //! Invariant: an invalidation beats every fill that started before it. In L1 a fill holds a guard that
 //! the invalidation voids; in L2 a fill needs its lease token, which the invalidation removes.
 //!
+//! Invariant: what L2 gives is served only while this instance knows of every commit of more than a second
+//! ago that L2 may not have been told of (`coverage.rs`). A copy past its time that is served while it is
+//! loaded again is one that nothing has invalidated.
+//!
 //! Invariant: no balance and no limit is ever *decided* from here.
 
 use std::time::Duration;
@@ -14,10 +18,13 @@ use crate::clock::Timestamp;
 use crate::error::StoreError;
 
 mod agreement;
+mod coverage;
 mod flights;
 mod generations;
+mod lease;
 mod load;
 mod local;
+mod revalidations;
 mod service;
 #[cfg(test)]
 mod tests;

@@ -1,27 +1,34 @@
 //! The cache that callers use.
 
 use std::future::Future;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
+use tokio::time::Instant;
+use uuid::Uuid;
 
-use super::flights::{self, Flights, Outcome, Part};
+use super::coverage::Coverage;
+use super::flights::{self, Flights, Lead, Outcome, Part};
 use super::generations::Generations;
-use super::load::{Load, decode};
+use super::load::{Load, Older, decode};
 use super::local::{Entry, Local};
+use super::revalidations::Revalidations;
 use super::undelivered::Undelivered;
-use super::{Store, agreement};
+use super::{Store, Stored, agreement};
 use crate::clock::{SharedClock, Timestamp};
 use crate::error::StoreError;
+use crate::outbox::Promises;
 
 /// How long a caller waits for another caller's load in this process before it loads by itself.
 const FOLLOW_PATIENCE: Duration = Duration::from_secs(2);
 /// How long a read waits for L2: beyond it the authority is the faster one.
 const L2_PATIENCE: Duration = Duration::from_millis(100);
+/// Kept promises that wait to be deleted at most; what is beyond them the relay finds and deletes.
+const MAX_KEPT: usize = 50_000;
 
 /// Bounds and times.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,6 +40,10 @@ pub struct CacheConfig {
     pub l1_shared_ttl_ms: u64,
     /// How long past its life a value may be served when the authority is away.
     pub stale_for_seconds: u32,
+    /// How long past its life a value is served at once while it is loaded again in the background.
+    pub revalidate_for_seconds: u32,
+    /// How long a load is waited for where there is a copy that is older than that.
+    pub soft_timeout_ms: u64,
 }
 
 impl Default for CacheConfig {
@@ -41,6 +52,8 @@ impl Default for CacheConfig {
             l1_max_bytes: 64 * 1024 * 1024,
             l1_shared_ttl_ms: 1_000,
             stale_for_seconds: 3_600,
+            revalidate_for_seconds: 30,
+            soft_timeout_ms: 200,
         }
     }
 }
@@ -52,6 +65,8 @@ pub enum Hit {
     L2,
     /// `fetch` was called now.
     Fetched,
+    /// Past its time, and never invalidated; it is loaded again in the background.
+    Revalidated,
     /// `fetch` failed, and an older copy answered.
     Stale,
 }
@@ -70,6 +85,7 @@ pub struct CacheStats {
     pub l2_hits: u64,
     pub misses: u64,
     pub stale: u64,
+    pub revalidated: u64,
     pub invalidations: u64,
     pub l2_errors: u64,
     pub l1_entries: u64,
@@ -93,6 +109,10 @@ pub(super) struct Inner {
     pub(super) generations: Generations,
     pub(super) flights: Flights<Landed>,
     pub(super) undelivered: Undelivered,
+    pub(super) coverage: Coverage,
+    pub(super) revalidations: Revalidations,
+    /// Outbox rows whose invalidation L2 has confirmed.
+    kept: Mutex<Vec<Uuid>>,
     /// How often notices may have been missed: what was loaded before is no longer fresh.
     pub(super) epoch: AtomicU64,
     pub(super) counts: Counts,
@@ -107,6 +127,7 @@ pub(super) struct Counts {
     pub(super) l2_hits: AtomicU64,
     pub(super) misses: AtomicU64,
     pub(super) stale: AtomicU64,
+    pub(super) revalidated: AtomicU64,
     pub(super) invalidations: AtomicU64,
     pub(super) l2_errors: AtomicU64,
 }
@@ -134,6 +155,9 @@ impl Cache {
             generations: Generations::default(),
             flights: Flights::new(),
             undelivered: Undelivered::default(),
+            coverage: Coverage::new(),
+            revalidations: Revalidations::default(),
+            kept: Mutex::default(),
             epoch: AtomicU64::new(0),
             counts: Counts::default(),
         });
@@ -163,31 +187,60 @@ impl Cache {
         E: Send,
         F: Future<Output = Result<T, E>> + Send,
     {
-        let inner = &*self.inner;
-        if let Some(hit) = inner.look_in_l1(key) {
+        if let Some(hit) = self.inner.look_in_l1(key) {
             return Ok(hit);
         }
-        let lead = loop {
-            match inner
-                .flights
-                .join(key, || inner.generations.note(key, tags))
-            {
-                Part::Lead(lead) => break Some(lead),
-                Part::Follow(flight) => match inner.follow(flight).await {
-                    Followed::Answer(answer) => return Ok(answer),
-                    Followed::Alone => break None,
-                    Followed::Again => {}
-                },
-            }
-        };
-        let load = Load {
-            inner,
-            key,
-            tags,
+        match self.inner.lead_or_follow(key, tags).await {
+            Turn::Answer(answer) => Ok(answer),
+            Turn::Load(lead) => self.load(key, tags, ttl, stale_on).run(lead, fetch).await,
+        }
+    }
+
+    /// Like [`get_or_fetch`](Self::get_or_fetch), but a value that is past its time and was never
+    /// invalidated is served at once ([`Hit::Revalidated`]) and loaded again by one load in the background;
+    /// where it is long past its time, only if the authority takes longer than the soft time-out. How long
+    /// is said in [`CacheConfig`].
+    pub async fn get_or_revalidate<T, E, F>(
+        &self,
+        key: &str,
+        tags: &[String],
+        ttl: Duration,
+        stale_on: fn(&E) -> bool,
+        fetch: impl FnOnce() -> F + Send,
+    ) -> Result<Cached<Arc<T>>, E>
+    where
+        T: Serialize + DeserializeOwned + Send + Sync + 'static,
+        E: Send + 'static,
+        F: Future<Output = Result<T, E>> + Send + 'static,
+    {
+        if let Some(hit) = self.inner.look_in_l1(key) {
+            return Ok(hit);
+        }
+        let load = self.load(key, tags, ttl, stale_on);
+        if let Some(older) = self.inner.older_in_l1(key) {
+            return load.revalidate_local(older, fetch).await;
+        }
+        match self.inner.lead_or_follow(key, tags).await {
+            Turn::Answer(answer) => Ok(answer),
+            Turn::Load(Some(lead)) => load.run_revalidating(lead, fetch).await,
+            Turn::Load(None) => load.run(None, fetch()).await,
+        }
+    }
+
+    fn load<E>(
+        &self,
+        key: &str,
+        tags: &[String],
+        ttl: Duration,
+        stale_on: fn(&E) -> bool,
+    ) -> Load<E> {
+        Load {
+            inner: Arc::clone(&self.inner),
+            key: key.to_owned(),
+            tags: tags.to_vec(),
             ttl,
             stale_on,
-        };
-        load.run(lead, fetch).await
+        }
     }
 
     /// The last known copy, fresh or not, without fetching: what answers while the authority is away.
@@ -204,7 +257,7 @@ impl Cache {
             Some(copy) => copy,
             None => {
                 let note = inner.generations.note(key, tags);
-                let l2 = inner.usable_l2(key, tags)?;
+                let l2 = inner.told_l2(key, tags)?;
                 let stored = inner.patiently(l2.get(key, tags)).await??;
                 let (value, stored) = decode(stored)?;
                 let copy = inner.stale_copy(Arc::new(value), stored.stored_at);
@@ -258,6 +311,41 @@ impl Cache {
         }
     }
 
+    /// [`invalidate`](Self::invalidate), after a commit that has promised it in the outbox: with L2's
+    /// confirmation the promise is kept, and its rows are deleted soon.
+    pub async fn keep(&self, tags: &[String], promises: Promises) {
+        match self.invalidate_confirmed(&[], tags).await {
+            Ok(()) => {
+                let mut kept = self.inner.kept();
+                let room = MAX_KEPT.saturating_sub(kept.len());
+                kept.extend(promises.into_ids().into_iter().take(room));
+            }
+            Err(error) => tracing::debug!(%error, "L2 is told of an invalidation later"),
+        }
+    }
+
+    /// The outbox rows that need not be there any more.
+    pub(crate) fn take_kept(&self) -> Vec<Uuid> {
+        std::mem::take(&mut *self.inner.kept())
+    }
+
+    /// From now on L2 is asked about what has tags only as far as [`covered`](Self::covered) says.
+    pub(crate) fn begin_coverage(&self) {
+        self.inner.coverage.begin();
+    }
+
+    /// Every commit before `moment` has told L2, or [`distrust`](Self::distrust) was called for it.
+    pub(crate) fn covered(&self, moment: Instant) {
+        self.inner.coverage.reaches(moment);
+    }
+
+    /// Another instance has committed this, and perhaps could not tell L2: L1 forgets it, and L2 is not
+    /// asked about it until this instance has told it, which it does within a moment.
+    pub(crate) fn distrust(&self, tags: &[String]) {
+        drop(self.inner.undelivered.note(&[], tags));
+        self.inner.void(&[], tags);
+    }
+
     #[must_use]
     pub fn stats(&self) -> CacheStats {
         let Inner { counts, local, .. } = &*self.inner;
@@ -266,12 +354,21 @@ impl Cache {
             l2_hits: counts.l2_hits.load(Ordering::Relaxed),
             misses: counts.misses.load(Ordering::Relaxed),
             stale: counts.stale.load(Ordering::Relaxed),
+            revalidated: counts.revalidated.load(Ordering::Relaxed),
             invalidations: counts.invalidations.load(Ordering::Relaxed),
             l2_errors: counts.l2_errors.load(Ordering::Relaxed),
             l1_entries: local.entries(),
             l1_bytes: local.bytes(),
         }
     }
+}
+
+/// What a caller who found nothing in L1 does.
+enum Turn<T> {
+    /// Another caller's load answered.
+    Answer(Cached<Arc<T>>),
+    /// Load it, for all who wait or for itself.
+    Load(Option<Lead<Landed>>),
 }
 
 /// How waiting for another caller's load ended.
@@ -300,6 +397,42 @@ impl Inner {
         })
     }
 
+    /// A copy that only its own time makes older.
+    fn older_in_l1<T: Send + Sync + 'static>(&self, key: &str) -> Option<Older<T>> {
+        let entry = self.local.get(key)?;
+        let epoch = self.epoch.load(Ordering::SeqCst);
+        if !entry.may_be_older(self.clock.now(), epoch, self.stale_for()) {
+            return None;
+        }
+        Some(Older {
+            value: entry.typed()?,
+            stored: Stored {
+                value: String::new(),
+                stored_at: entry.stored_at,
+                fresh_until: entry.fresh_until,
+                tags: Vec::new(),
+            },
+        })
+    }
+
+    async fn lead_or_follow<T: Send + Sync + 'static>(
+        &self,
+        key: &str,
+        tags: &[String],
+    ) -> Turn<T> {
+        let asked_at = self.clock.now();
+        loop {
+            match self.flights.join(key, || self.generations.note(key, tags)) {
+                Part::Lead(lead) => return Turn::Load(Some(lead)),
+                Part::Follow(flight) => match self.follow(flight, asked_at).await {
+                    Followed::Answer(answer) => return Turn::Answer(answer),
+                    Followed::Alone => return Turn::Load(None),
+                    Followed::Again => {}
+                },
+            }
+        }
+    }
+
     pub(super) fn stale_in_l1<T: Send + Sync + 'static>(
         &self,
         key: &str,
@@ -322,8 +455,13 @@ impl Inner {
     async fn follow<T: Send + Sync + 'static>(
         &self,
         flight: watch::Receiver<Option<Outcome<Landed>>>,
+        asked_at: Timestamp,
     ) -> Followed<T> {
         match tokio::time::timeout(FOLLOW_PATIENCE, flights::outcome(flight)).await {
+            // A load that began too long before this caller asked may miss what it may demand.
+            Ok(Some(Outcome::Loaded((entry, _)))) if entry.right_until <= asked_at => {
+                Followed::Alone
+            }
             Ok(Some(Outcome::Loaded((entry, hit)))) => match entry.typed() {
                 Some(value) => {
                     let age = self.clock.now().since(entry.stored_at);
@@ -343,11 +481,30 @@ impl Inner {
         }
     }
 
+    /// For how long what L2 gives now about `tags` may be served; `None`: not at all. What has no tag is
+    /// nothing that a commit invalidates.
+    pub(super) fn l2_may_serve_for(&self, tags: &[String]) -> Option<Duration> {
+        if tags.is_empty() {
+            return Some(Duration::MAX);
+        }
+        self.coverage.left(Instant::now())
+    }
+
     /// L2, unless it may hold what was invalidated.
     pub(super) fn usable_l2(&self, key: &str, tags: &[String]) -> Option<&Arc<dyn Store>> {
+        self.told_l2(key, tags)
+            .filter(|_| self.l2_may_serve_for(tags).is_some())
+    }
+
+    /// L2, unless it is known to hold what was invalidated: good for a copy that is marked stale.
+    pub(super) fn told_l2(&self, key: &str, tags: &[String]) -> Option<&Arc<dyn Store>> {
         self.l2
             .as_ref()
             .filter(|_| !self.undelivered.concerns(key, tags))
+    }
+
+    fn kept(&self) -> std::sync::MutexGuard<'_, Vec<Uuid>> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What L2 answers in time.
@@ -363,7 +520,9 @@ impl Inner {
     }
 
     pub(super) fn stale_for(&self) -> Duration {
-        Duration::from_secs(u64::from(self.config.stale_for_seconds))
+        let config = &self.config;
+        let seconds = config.stale_for_seconds.max(config.revalidate_for_seconds);
+        Duration::from_secs(u64::from(seconds))
     }
 
     /// Nothing that was loaded before now counts as fresh. It may still stand in, marked stale, for an

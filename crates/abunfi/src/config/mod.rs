@@ -206,6 +206,8 @@ pub struct RedisConfig {
     pub key_prefix: String,
     pub deadline_ms: u64,
     pub connect_timeout_ms: u64,
+    /// Cached values with a longer JSON are compressed.
+    pub compress_above_bytes: u64,
 }
 
 impl Default for RedisConfig {
@@ -214,6 +216,7 @@ impl Default for RedisConfig {
             key_prefix: "abunfi:".to_owned(),
             deadline_ms: 250,
             connect_timeout_ms: 1_000,
+            compress_above_bytes: 8 * 1024,
         }
     }
 }

@@ -31,6 +31,9 @@ impl DatabaseService {
         for relay in inner.outbox_relay.iter().cloned() {
             inner.background.spawn(relay.run(stop.clone()));
         }
+        for watch in inner.outbox_watch.iter().cloned() {
+            inner.background.spawn(watch.run(stop.clone()));
+        }
         let sessions = inner.sessions.clone();
         self.every(REVOCATIONS_EVERY, "revocations", move || {
             let sessions = sessions.clone();

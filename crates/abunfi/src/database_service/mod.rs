@@ -56,6 +56,7 @@ struct Inner {
     outbox: Arc<dyn outbox::Store>,
     document_relay: Option<Arc<documents::Relay>>,
     outbox_relay: Option<Arc<outbox::Relay>>,
+    outbox_watch: Option<Arc<outbox::Watch>>,
     relational: Server,
     stop: CancellationToken,
     background: TaskTracker,
@@ -201,6 +202,11 @@ impl DatabaseService {
                 Arc::clone(&clock),
             ))
         });
+        let outbox_watch = config
+            .redis_url
+            .as_ref()
+            .map(|_| outbox::Watch::new(Arc::clone(&relational.outbox), cache.clone()))
+            .map(Arc::new);
         let platform = Self {
             inner: Arc::new(Inner {
                 backends,
@@ -245,6 +251,7 @@ impl DatabaseService {
                 outbox: Arc::clone(&relational.outbox),
                 document_relay,
                 outbox_relay,
+                outbox_watch,
                 relational: relational.server,
                 stop: CancellationToken::new(),
                 background: TaskTracker::new(),
@@ -392,8 +399,10 @@ impl DatabaseService {
         &self,
         body: impl transaction::Body<T>,
     ) -> Result<T, Error> {
-        let (value, tags) = transaction::execute(self.inner.transactions.as_ref(), body).await?;
-        self.inner.cache.invalidate(&[], &tags).await;
+        let executing = transaction::execute(self.inner.transactions.as_ref(), body);
+        let (executed, promises) = outbox::collecting(executing).await;
+        let (value, tags) = executed?;
+        self.inner.cache.keep(&tags, promises).await;
         Ok(value)
     }
 

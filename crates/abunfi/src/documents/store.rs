@@ -130,18 +130,11 @@ pub trait ContentStore: Send + Sync + std::fmt::Debug {
     /// Both documents of a user, those that exist, from the primary.
     async fn read(&self, user_id: UserId) -> Result<Vec<StoredDocument>, StoreError>;
 
-    /// The documents of many users (a page of a list), in no order.
+    /// The documents of many users (a page of a list), in no order, in one go.
     async fn read_many(
         &self,
         user_ids: &[UserId],
-    ) -> Result<Vec<(UserId, StoredDocument)>, StoreError> {
-        let mut found = Vec::new();
-        for user_id in user_ids {
-            let documents = self.read(*user_id).await?;
-            found.extend(documents.into_iter().map(|document| (*user_id, document)));
-        }
-        Ok(found)
-    }
+    ) -> Result<Vec<(UserId, StoredDocument)>, StoreError>;
 
     /// The document of `key` as it is before its first head: what is imported as version 0. From here
     /// on [`apply`](Self::apply) may replace it, which it otherwise refuses of what this platform did

@@ -16,6 +16,7 @@ use crate::cache::user_tag;
 use crate::context::Context;
 use crate::detached::detached;
 use crate::error::{StoreError, StoreKind};
+use crate::outbox::{self, Promises};
 use crate::transaction::guard;
 use crate::validation::Faults;
 
@@ -68,10 +69,11 @@ impl Service {
         let is_free_patch = matches!(write, Write::Patch(_)) && expected == Expected::Anything;
         for _round in 0..PATCH_ROUNDS {
             let prepared = self.prepare(key, &write, expected).await?;
-            let written = self.stores.heads.write(ctx, &prepared.head_write).await;
+            let writing = self.stores.heads.write(ctx, &prepared.head_write);
+            let (written, promises) = outbox::collecting(writing).await;
             match written {
                 Ok(written) => {
-                    let report = self.after_commit(&[key]).await;
+                    let report = self.after_commit(&[key], promises).await;
                     return Ok(shown(
                         key.kind,
                         written.head.version,
@@ -83,7 +85,8 @@ impl Service {
                 Err(Error::VersionMismatch { .. }) if is_free_patch => {}
                 Err(error) => {
                     if matches!(error, Error::Store(StoreError::OutcomeUnknown { .. })) {
-                        self.after_commit(&[key]).await;
+                        // It may be committed yet: its promise stays for those who see it then.
+                        self.after_commit(&[key], Promises::default()).await;
                     }
                     return Err(error);
                 }
@@ -199,10 +202,10 @@ impl Service {
     }
 
     /// What must follow a commit that changed documents of users: this instance shows it at once.
-    async fn after_commit(&self, keys: &[DocumentKey]) -> ApplyReport {
+    async fn after_commit(&self, keys: &[DocumentKey], promises: Promises) -> ApplyReport {
         let mut tags: Vec<String> = keys.iter().map(|key| user_tag(key.user_id)).collect();
         tags.dedup();
-        let (report, ()) = tokio::join!(self.apply_now(keys), self.cache.invalidate(&[], &tags));
+        let (report, ()) = tokio::join!(self.apply_now(keys), self.cache.keep(&tags, promises));
         report
     }
 

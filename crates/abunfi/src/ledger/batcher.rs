@@ -275,6 +275,7 @@ mod tests {
             user_id: UserId(uuid::Uuid::from_u128(user)),
             actor: Actor::system("test"),
             request_id: request.to_owned(),
+            trace_id: None,
             idempotency: None,
             at: Timestamp::EPOCH,
             salt: [0; 32],

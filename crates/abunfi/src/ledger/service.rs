@@ -24,6 +24,7 @@ use crate::documents::parse::parse_json;
 use crate::error::StoreError;
 use crate::ids::{TransactionId, UserId, random_bytes};
 use crate::money::Amount;
+use crate::outbox;
 use crate::validation::{FaultCode, Faults};
 
 /// Items of one batch, so that its rows stay locked for a moment only.
@@ -271,13 +272,14 @@ impl Service {
         };
         let (store, cache) = (Arc::clone(&self.store), self.cache.clone());
         let outcome = uncancelled(async move {
-            let outcome = store.post_atomic(&batch).await;
-            let unknown = matches!(
-                outcome,
-                Err(Error::Store(StoreError::OutcomeUnknown { .. }))
-            );
-            if outcome.is_ok() || unknown {
-                cache.invalidate(&[], &tags_of(&batch.commands)).await;
+            let (outcome, promises) = outbox::collecting(store.post_atomic(&batch)).await;
+            match &outcome {
+                Ok(_) => cache.keep(&tags_of(&batch.commands), promises).await,
+                // It may be committed yet: its promise stays for those who see it then.
+                Err(Error::Store(StoreError::OutcomeUnknown { .. })) => {
+                    cache.invalidate(&[], &tags_of(&batch.commands)).await;
+                }
+                Err(_) => {}
             }
             outcome
         })
@@ -413,6 +415,7 @@ impl Service {
             user_id,
             actor: ctx.actor.clone(),
             request_id: ctx.request_id.clone(),
+            trace_id: ctx.trace_id.clone(),
             idempotency: key.map(|key| Idempotency {
                 principal: ctx.principal.clone(),
                 scope,
@@ -536,13 +539,19 @@ impl Service {
             );
             return Err(Error::Invalid(faults));
         }
-        let stored = self
-            .store
-            .put_asset(ctx, asset, share_price, expected, self.clock.now())
-            .await?;
+        let now = self.clock.now();
+        let putting = self.store.put_asset(ctx, asset, share_price, expected, now);
+        let (stored, promises) = outbox::collecting(putting).await;
         // Every profile that shows this price: they carry the asset's tag.
-        self.cache.invalidate(&[], &[asset_tag(asset)]).await;
-        Ok(stored)
+        let tags = [asset_tag(asset)];
+        match &stored {
+            Ok(_) => self.cache.keep(&tags, promises).await,
+            Err(Error::Store(StoreError::OutcomeUnknown { .. })) => {
+                self.cache.invalidate(&[], &tags).await;
+            }
+            Err(_) => {}
+        }
+        stored
     }
 
     pub async fn trial_balance(&self) -> Result<Vec<TrialBalance>, StoreError> {
@@ -662,22 +671,23 @@ fn running_name(user_id: UserId, idempotency: &Idempotency) -> String {
     )
 }
 
+/// What certainly was not committed leaves cached copies as they are: they are what answers while the store
+/// is away.
 async fn post_and_invalidate(
     store: Arc<dyn Store>,
     cache: Cache,
     commands: Vec<Command>,
 ) -> Committed {
-    let posted = store.post(&commands).await;
-    if may_be_done(&posted) {
-        cache.invalidate(&[], &tags_of(&commands)).await;
+    let (posted, promises) = outbox::collecting(store.post(&commands)).await;
+    match &posted {
+        Ok(_) => cache.keep(&tags_of(&commands), promises).await,
+        // It may be committed yet: its promise stays for those who see it then.
+        Err(StoreError::OutcomeUnknown { .. }) => {
+            cache.invalidate(&[], &tags_of(&commands)).await;
+        }
+        Err(_) => {}
     }
     posted
-}
-
-/// Whether anything may have been committed. What certainly was not leaves cached copies as they are: they
-/// are what answers while the store is away.
-const fn may_be_done<T>(result: &Result<T, StoreError>) -> bool {
-    matches!(result, Ok(_) | Err(StoreError::OutcomeUnknown { .. }))
 }
 
 /// Runs a write to its end whatever becomes of the caller: money is never left half-way.

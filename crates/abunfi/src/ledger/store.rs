@@ -33,6 +33,7 @@ pub struct Command {
     pub user_id: UserId,
     pub actor: Actor,
     pub request_id: String,
+    pub trace_id: Option<String>,
     pub idempotency: Option<Idempotency>,
     /// The time it is said to have happened; within a chain it never runs backwards.
     pub at: Timestamp,

@@ -13,10 +13,14 @@ use uuid::Uuid;
 use crate::clock::Timestamp;
 use crate::error::StoreError;
 
+mod promises;
 mod relay;
 #[cfg(test)]
 mod tests;
+mod watch;
+pub use promises::{Promises, collecting, promised};
 pub use relay::Relay;
+pub use watch::Watch;
 
 /// An effect that is to be carried out at least once.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,6 +59,15 @@ pub trait Store: Send + Sync + std::fmt::Debug {
 
     /// Deletes rows whose lease is still this one's.
     async fn finish(&self, done: &[Claimed]) -> Result<(), StoreError>;
+
+    /// The ids of the rows that are there, of any age, oldest first: at most `limit`.
+    async fn pending(&self, limit: u32) -> Result<Vec<Uuid>, StoreError>;
+
+    /// What these rows promise; those that are gone have been carried out.
+    async fn effects(&self, ids: &[Uuid]) -> Result<Vec<Effect>, StoreError>;
+
+    /// Deletes rows whose effect their own writer has carried out, whoever leased them.
+    async fn delete(&self, ids: &[Uuid]) -> Result<(), StoreError>;
 
     async fn backlog(&self) -> Result<Backlog, StoreError>;
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{Claimed, Effect, Store};
@@ -14,7 +15,11 @@ use crate::error::StoreError;
 
 /// Polling is what correctness rests on; nothing needs to wake the relay.
 const POLL_EVERY: Duration = Duration::from_millis(500);
-/// Whoever committed invalidates right after it: until then a row is that one's.
+/// How often rows are deleted whose invalidation this instance has carried out itself: before two polls of
+/// another instance have seen them ([`super::Watch`]), and in one statement for all.
+const DELETE_EVERY: Duration = Duration::from_millis(100);
+/// Whoever committed invalidates right after it: until then a row is that one's. Nothing waits for this:
+/// that L2 is not asked about what it may not have been told is the watch's to see to.
 const MIN_AGE: Duration = Duration::from_secs(2);
 /// How long a claim keeps other relays away: longer than the slowest round.
 const LEASE_FOR: Duration = Duration::from_secs(10);
@@ -22,13 +27,15 @@ const LEASE_FOR: Duration = Duration::from_secs(10);
 const BATCH: u32 = 100;
 /// Claims of one round, so that a round ends and shows a heartbeat.
 const BATCHES_PER_ROUND: u32 = 50;
+/// Rows that one statement deletes.
+const MOST_DELETED: usize = 1_000;
 /// A heartbeat that was never.
 const NEVER: i64 = i64::MIN;
 
 #[derive(Debug)]
 pub struct Relay {
     store: Arc<dyn Store>,
-    cache: Cache,
+    pub(super) cache: Cache,
     clock: SharedClock,
     heartbeat: AtomicI64,
 }
@@ -44,7 +51,7 @@ impl Relay {
         }
     }
 
-    /// Runs until `stop`, polling every 500 ms.
+    /// Runs until `stop`, polling every 500 ms; deletes what this instance has done itself in between.
     pub async fn run(self: Arc<Self>, stop: CancellationToken) {
         let mut failing = false;
         loop {
@@ -61,9 +68,24 @@ impl Relay {
                     tracing::warn!(%error, "the outbox waits");
                 }
             }
-            tokio::select! {
-                () = stop.cancelled() => return,
-                () = tokio::time::sleep(POLL_EVERY) => {}
+            let next = Instant::now() + POLL_EVERY;
+            while Instant::now() < next {
+                tokio::select! {
+                    () = stop.cancelled() => return self.delete_kept().await,
+                    () = tokio::time::sleep(DELETE_EVERY) => {}
+                }
+                self.delete_kept().await;
+            }
+        }
+    }
+
+    /// Deletes the rows of promises that this instance has kept.
+    async fn delete_kept(&self) {
+        let kept = self.cache.take_kept();
+        for ids in kept.chunks(MOST_DELETED) {
+            if let Err(error) = self.store.delete(ids).await {
+                tracing::debug!(%error, "the outbox keeps what is done until the relay finds it");
+                return;
             }
         }
     }

@@ -37,6 +37,23 @@ impl Store for Rows {
         Ok(())
     }
 
+    async fn pending(&self, limit: u32) -> Result<Vec<Uuid>, StoreError> {
+        let rows = self.0.lock().unwrap();
+        let limit = usize::try_from(limit).unwrap();
+        Ok(rows.iter().take(limit).map(|row| row.id).collect())
+    }
+
+    async fn effects(&self, ids: &[Uuid]) -> Result<Vec<Effect>, StoreError> {
+        let rows = self.0.lock().unwrap();
+        let asked = rows.iter().filter(|row| ids.contains(&row.id));
+        Ok(asked.map(|row| row.effect.clone()).collect())
+    }
+
+    async fn delete(&self, ids: &[Uuid]) -> Result<(), StoreError> {
+        self.0.lock().unwrap().retain(|row| !ids.contains(&row.id));
+        Ok(())
+    }
+
     async fn backlog(&self) -> Result<Backlog, StoreError> {
         Ok(Backlog::default())
     }
@@ -157,4 +174,72 @@ async fn it_runs_until_it_is_told_to_stop() {
     }
     stop.cancel();
     running.await.unwrap();
+}
+
+/// What was asked for, in order, and what the cache does with `tag` afterwards.
+async fn reads(cache: &Cache, tag: &str) -> cache::Hit {
+    let fetch = async { Ok::<_, ()>(1_u64) };
+    let cached = cache
+        .get_or_fetch(
+            "k",
+            &[tag.to_owned()],
+            Duration::from_secs(60),
+            |()| false,
+            fetch,
+        )
+        .await
+        .unwrap();
+    cached.hit
+}
+
+#[tokio::test]
+async fn a_row_that_two_looks_have_seen_is_distrusted_and_one_that_is_gone_is_not() {
+    let (rows, told, relay) = world(2);
+    let cache = relay.cache.clone();
+    let ids: Vec<Uuid> = rows.0.lock().unwrap().iter().map(|row| row.id).collect();
+    let all = std::mem::take(&mut *rows.0.lock().unwrap());
+    let watch = Watch::new(rows.clone(), cache.clone());
+    let mut seen = watch::Seen::default();
+    assert!(watch.poll(&mut seen).await.unwrap());
+    assert_eq!(reads(&cache, "tag 0").await, cache::Hit::Fetched);
+    assert_eq!(reads(&cache, "tag 0").await, cache::Hit::L1);
+    // Two commits appear; the writer of the second tells L2 and deletes its row.
+    *rows.0.lock().unwrap() = all;
+    watch.poll(&mut seen).await.unwrap();
+    assert_eq!(
+        reads(&cache, "tag 0").await,
+        cache::Hit::L1,
+        "its writer is at it"
+    );
+    rows.delete(&ids[1..]).await.unwrap();
+    watch.poll(&mut seen).await.unwrap();
+    assert_eq!(reads(&cache, "tag 0").await, cache::Hit::Fetched);
+    tokio::time::sleep(Duration::from_millis(600)).await;
+    assert_eq!(
+        *told.tags.lock().unwrap(),
+        ["tag 0"],
+        "this instance tells L2"
+    );
+    // Looked at again after a long pause: what was acted on is not acted on again.
+    watch.poll(&mut seen).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(600)).await;
+    assert_eq!(told.tags.lock().unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn after_a_pause_and_at_the_start_every_row_is_distrusted_at_once() {
+    let (rows, told, relay) = world(3);
+    let watch = Watch::new(rows, relay.cache.clone());
+    watch.poll(&mut watch::Seen::default()).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(600)).await;
+    assert_eq!(told.tags.lock().unwrap().len(), 3);
+}
+
+#[tokio::test]
+async fn more_rows_than_are_read_leave_l2_alone() {
+    let (rows, told, relay) = world(1_001);
+    let watch = Watch::new(rows, relay.cache.clone());
+    assert!(!watch.poll(&mut watch::Seen::default()).await.unwrap());
+    tokio::time::sleep(Duration::from_millis(600)).await;
+    assert!(told.tags.lock().unwrap().is_empty());
 }

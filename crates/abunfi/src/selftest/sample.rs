@@ -122,6 +122,7 @@ impl Sample {
             user_id: self.user.id,
             actor: self.ctx.actor.clone(),
             request_id: self.ctx.request_id.clone(),
+            trace_id: None,
             idempotency: None,
             at: self.now,
             salt: random_bytes(),

@@ -16,7 +16,8 @@ use crate::error::StoreError;
 pub enum Source {
     Hit,
     Miss,
-    /// From the cache although it had run out, since the authority is away.
+    /// From the cache although it had run out: the authority is away, which the value says then, or it is
+    /// being read again.
     Stale,
     /// The caller wanted the stores.
     Bypass,
@@ -70,32 +71,36 @@ enum Uncached<T> {
     Failed(StoreError),
 }
 
-/// The answer from the cache or from `fetch`. With the authority away, the last known copy, marked.
+/// The answer from the cache or from `fetch`. What has run out and was never invalidated is served while it
+/// is read again; with the authority away, the last known copy, marked.
 pub(crate) async fn serve<T, F>(
     caching: Caching<'_>,
-    fetch: F,
+    fetch: impl FnOnce() -> F + Send,
 ) -> Result<Option<Served<T>>, StoreError>
 where
     T: Composed + Serialize + DeserializeOwned + Send + Sync + 'static,
-    F: Future<Output = Result<Option<T>, StoreError>> + Send,
+    F: Future<Output = Result<Option<T>, StoreError>> + Send + 'static,
 {
     if !caching.use_cache {
-        let value = fetch.await?;
+        let value = fetch().await?;
         return Ok(value.map(|value| Served::now(value, Source::Bypass)));
     }
-    let fetch = async {
-        match fetch.await {
-            Ok(Some(value)) if value.is_whole() => Ok(value),
-            Ok(Some(value)) => Err(Uncached::Partial(Box::new(value))),
-            Ok(None) => Err(Uncached::Nothing),
-            Err(error) => Err(Uncached::Failed(error)),
+    let fetch = || {
+        let fetched = fetch();
+        async move {
+            match fetched.await {
+                Ok(Some(value)) if value.is_whole() => Ok(value),
+                Ok(Some(value)) => Err(Uncached::Partial(Box::new(value))),
+                Ok(None) => Err(Uncached::Nothing),
+                Err(error) => Err(Uncached::Failed(error)),
+            }
         }
     };
     let authority_is_away =
         |error: &Uncached<T>| matches!(error, Uncached::Failed(error) if error.is_away());
     let cached = caching
         .cache
-        .get_or_fetch(
+        .get_or_revalidate(
             &caching.key,
             &caching.tags,
             caching.ttl,
@@ -112,9 +117,9 @@ where
     let source = match cached.hit {
         Hit::L1 | Hit::L2 => Source::Hit,
         Hit::Fetched => Source::Miss,
-        Hit::Stale => Source::Stale,
+        Hit::Revalidated | Hit::Stale => Source::Stale,
     };
-    let value = if source == Source::Stale {
+    let value = if cached.hit == Hit::Stale {
         let mut copy = T::clone(&cached.value);
         copy.mark_stale(caching.clock.now().minus(cached.age));
         Arc::new(copy)

@@ -19,6 +19,7 @@ use crate::documents::{
 use crate::error::{StoreError, StoreKind};
 use crate::ids::{UserId, random_bytes};
 use crate::ledger::{Asset, Page, asset_tag};
+use crate::outbox::{self, Promises};
 use crate::transaction::guard;
 use crate::validation::{FaultCode, Faults};
 
@@ -118,7 +119,9 @@ impl Service {
         };
         let (this, ctx) = (self.clone(), ctx.clone());
         detached(async move {
-            let record = this.store.create(&ctx, &user).await?;
+            let creating = this.store.create(&ctx, &user);
+            let (created, promises) = outbox::collecting(creating).await;
+            let record = created?;
             let tags: Vec<String> = [Some(record.id), record.referral.referred_by]
                 .into_iter()
                 .flatten()
@@ -132,7 +135,7 @@ impl Service {
             // The referrer's profile shows how many it referred.
             let (report, ()) = tokio::join!(
                 this.documents.apply_now(&keys),
-                this.cache.invalidate(&[], &tags)
+                this.cache.keep(&tags, promises)
             );
             let documents = this
                 .documents
@@ -158,7 +161,11 @@ impl Service {
             ttl: self.profile_ttl,
             use_cache,
         };
-        serve(caching, self.read(id)).await
+        let read = || {
+            let this = self.clone();
+            async move { this.read(id).await }
+        };
+        serve(caching, read).await
     }
 
     /// The tags of all that shows a user: the user's own, and the assets', whose prices it shows.
@@ -214,11 +221,11 @@ impl Service {
         let (this, ctx) = (self.clone(), ctx.clone());
         detached(async move {
             let at = this.clock.now();
-            let changed = this
+            let changing = this
                 .store
-                .update(&ctx, id, &patch, if_match, random_bytes(), at)
-                .await;
-            this.after_change(id, changed).await
+                .update(&ctx, id, &patch, if_match, random_bytes(), at);
+            this.after_change(id, outbox::collecting(changing).await)
+                .await
         })
         .await
     }
@@ -241,8 +248,9 @@ impl Service {
         let (this, ctx) = (self.clone(), ctx.clone());
         detached(async move {
             let at = this.clock.now();
-            let changed = this.store.set_kyc(&ctx, id, &change, if_match, at).await;
-            this.after_change(id, changed).await
+            let changing = this.store.set_kyc(&ctx, id, &change, if_match, at);
+            this.after_change(id, outbox::collecting(changing).await)
+                .await
         })
         .await
     }
@@ -251,14 +259,15 @@ impl Service {
     async fn after_change(
         &self,
         id: UserId,
-        changed: Result<UserRecord, Error>,
+        (changed, promises): (Result<UserRecord, Error>, Promises),
     ) -> Result<HybridUser, Error> {
-        let is_unknown = matches!(
-            changed,
-            Err(Error::Store(StoreError::OutcomeUnknown { .. }))
-        );
-        if changed.is_ok() || is_unknown {
-            self.cache.invalidate(&[], &[user_tag(id)]).await;
+        match &changed {
+            Ok(_) => self.cache.keep(&[user_tag(id)], promises).await,
+            // It may be committed yet: its promise stays for those who see it then.
+            Err(Error::Store(StoreError::OutcomeUnknown { .. })) => {
+                self.cache.invalidate(&[], &[user_tag(id)]).await;
+            }
+            Err(_) => {}
         }
         let record = changed?;
         let documents = self.documents.read_for(id, &record.heads).await;

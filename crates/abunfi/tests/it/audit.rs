@@ -234,6 +234,7 @@ async fn every_actor_is_kept_as_it_was(stores: &Relational) {
         let command = Command {
             actor: actor.clone(),
             request_id: "xin-chào-1".to_owned(),
+            trace_id: None,
             ..deposit(user, 1)
         };
         stores.posted(command).await;

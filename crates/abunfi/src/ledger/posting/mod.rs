@@ -585,6 +585,7 @@ impl Books {
             after: Some(account.amounts()),
             actor: command.actor.clone(),
             request_id: command.request_id.clone(),
+            trace_id: command.trace_id.clone(),
             at: change.at,
             private: change
                 .reason

@@ -67,6 +67,7 @@ fn command(n: i64, action: Action) -> Command {
         user_id: user(),
         actor: Actor::system("test"),
         request_id: format!("r{n}"),
+        trace_id: None,
         idempotency: None,
         at: Timestamp::from_micros(n),
         salt: [1; 32],

@@ -87,12 +87,12 @@ async fn insert_entries(
              user_id, chain, seq, transaction_id, action, previous_status, new_status, amount, shares,
              available_after, locked_after, shares_after, locked_shares_after,
              actor_kind, actor_id, actor_session_id, request_id, at,
-             reason_commitment, data_commitment, previous_hash, hash)
+             reason_commitment, data_commitment, previous_hash, hash, trace_id)
          SELECT * FROM unnest(
              $1::uuid[], $2::text[], $3::bigint[], $4::uuid[], $5::text[], $6::text[], $7::text[],
              $8::bigint[], $9::bigint[], $10::bigint[], $11::bigint[], $12::bigint[], $13::bigint[],
              $14::text[], $15::text[], $16::uuid[], $17::text[], $18::timestamptz[],
-             $19::bytea[], $20::bytea[], $21::bytea[], $22::bytea[])",
+             $19::bytea[], $20::bytea[], $21::bytea[], $22::bytea[], $23::text[])",
     )
     .bind(column(entries, |entry| entry.user_id.0))
     .bind(column(entries, |entry| entry.chain.as_str()))
@@ -116,6 +116,7 @@ async fn insert_entries(
     .bind(column(entries, |entry| entry.data_commitment.map(Vec::from)))
     .bind(column(entries, |entry| entry.previous_hash.to_vec()))
     .bind(column(entries, |entry| entry.hash.to_vec()))
+    .bind(column(entries, |entry| entry.trace_id.as_deref()))
     .execute(connection)
     .await?;
     Ok(())
@@ -183,6 +184,7 @@ pub(super) fn audit_row(row: &PgRow) -> Result<AuditRow, sqlx::Error> {
             session_id: row.optional_id("actor_session_id")?,
         },
         request_id: row.text("request_id")?,
+        trace_id: row.optional_text("trace_id")?,
         at: row.timestamp("at")?,
         reason_commitment: row.optional_hash("reason_commitment")?,
         data_commitment: row.optional_hash("data_commitment")?,

@@ -8,7 +8,7 @@ use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, Row};
 
 use super::Postgres;
-use super::columns::{Columns, json};
+use super::columns::{Columns, column, json};
 use super::error::Abort;
 use super::lane::scoped;
 use crate::documents::canonical::content_hash;
@@ -33,6 +33,29 @@ impl ContentStore for Postgres {
                     .await?
                     .iter()
                     .map(stored)
+                    .collect()
+                })
+            })
+            .await
+    }
+
+    async fn read_many(
+        &self,
+        user_ids: &[UserId],
+    ) -> Result<Vec<(UserId, StoredDocument)>, StoreError> {
+        let ids = &column(user_ids, |id| id.0);
+        self.requests
+            .read(|connection| {
+                scoped(async move {
+                    sqlx::query(
+                        "SELECT user_id, kind, version, canonical FROM documents
+                         WHERE user_id = ANY($1)",
+                    )
+                    .bind(ids)
+                    .fetch_all(connection)
+                    .await?
+                    .iter()
+                    .map(|row| Ok((UserId(row.id("user_id")?), stored(row)?)))
                     .collect()
                 })
             })

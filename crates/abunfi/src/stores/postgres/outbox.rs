@@ -14,7 +14,7 @@ use super::lane::scoped;
 use crate::clock::Timestamp;
 use crate::error::StoreError;
 use crate::ids;
-use crate::outbox::{Backlog, Claimed, Effect, Store};
+use crate::outbox::{self, Backlog, Claimed, Effect, Store};
 
 /// Promises, inside the caller's unit of work, that what is cached under `tags` will be removed: one row,
 /// however many tags. Only for a platform that has an L2 (`RelationalOptions::outbox`).
@@ -28,8 +28,10 @@ pub(super) async fn enqueue(
     }
     let effect = serde_json::to_string(&Effect::Invalidate { tags })
         .map_err(|error| sqlx::Error::Encode(error.into()))?;
+    let id = ids::uuid_v7(created_at);
+    outbox::promised(id);
     sqlx::query("INSERT INTO outbox (id, effect, created_at) VALUES ($1, $2, $3)")
-        .bind(ids::uuid_v7(created_at))
+        .bind(id)
         .bind(effect)
         .bind(at(created_at))
         .execute(connection)
@@ -68,6 +70,47 @@ impl Store for Postgres {
                 .bind(leases)
                 .execute(connection)
                 .await?;
+                    Ok(())
+                })
+            })
+            .await
+    }
+
+    async fn pending(&self, rows: u32) -> Result<Vec<Uuid>, StoreError> {
+        self.background
+            .read(|connection| {
+                scoped(async move {
+                    sqlx::query_scalar("SELECT id FROM outbox ORDER BY created_at, id LIMIT $1")
+                        .bind(limit(rows))
+                        .fetch_all(connection)
+                        .await
+                })
+            })
+            .await
+    }
+
+    async fn effects(&self, ids: &[Uuid]) -> Result<Vec<Effect>, StoreError> {
+        self.background
+            .read(|connection| {
+                scoped(async move {
+                    let rows = sqlx::query("SELECT effect FROM outbox WHERE id = ANY($1)")
+                        .bind(ids)
+                        .fetch_all(connection)
+                        .await?;
+                    rows.iter().map(effect).collect()
+                })
+            })
+            .await
+    }
+
+    async fn delete(&self, ids: &[Uuid]) -> Result<(), StoreError> {
+        self.background
+            .write(|connection| {
+                scoped(async move {
+                    sqlx::query("DELETE FROM outbox WHERE id = ANY($1)")
+                        .bind(ids)
+                        .execute(connection)
+                        .await?;
                     Ok(())
                 })
             })
@@ -127,9 +170,12 @@ async fn claim(
 fn claimed_row(row: &PgRow, lease: Uuid) -> Result<Claimed, sqlx::Error> {
     Ok(Claimed {
         id: row.id("id")?,
-        effect: serde_json::from_str(row.try_get("effect")?)
-            .map_err(|error| undecodable("effect", error))?,
+        effect: effect(row)?,
         lease,
         attempts: row.try_get("attempts")?,
     })
+}
+
+fn effect(row: &PgRow) -> Result<Effect, sqlx::Error> {
+    serde_json::from_str(row.try_get("effect")?).map_err(|error| undecodable("effect", error))
 }

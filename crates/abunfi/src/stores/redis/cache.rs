@@ -9,6 +9,7 @@ use tokio::sync::broadcast::Receiver;
 
 use super::RedisStore;
 use super::link::{Kind, Live};
+use super::packing::{pack, unpack};
 use crate::cache::{LeaseToken, Lookup, Notice, Store, Stored};
 use crate::clock::Timestamp;
 use crate::error::{StoreError, StoreKind};
@@ -22,8 +23,8 @@ pub(super) const TAG_KEEP: Duration = Duration::from_secs(25 * 3_600);
 /// Names in one script: it holds the server up while it runs.
 const NAMES_PER_SCRIPT: usize = 500;
 
-/// State, value, `stored_at`, `fresh_until`, token.
-type Found = (String, String, String, String, String);
+/// State, value as it is stored, `stored_at`, `fresh_until`, token.
+type Found = (String, Vec<u8>, String, String, String);
 
 #[async_trait]
 impl Store for RedisStore {
@@ -70,13 +71,14 @@ impl Store for RedisStore {
         keep: Duration,
     ) -> Result<bool, StoreError> {
         let fresh_for = stored.fresh_until.since(stored.stored_at);
+        let packed = pack(&stored.value, self.compress_above_bytes);
         let call = async |live: Live| -> RedisResult<bool> {
             let mut live = live;
             let mut script = self.scripts.fill.prepare_invoke();
             script
                 .key(self.keys.cached(&live.run, key))
                 .arg(hex::encode(token))
-                .arg(stored.value.as_str())
+                .arg(packed.as_ref())
                 .arg(stored.stored_at.micros())
                 .arg(stored.fresh_until.micros())
                 .arg(micros(fresh_for))
@@ -265,7 +267,7 @@ pub(super) fn new_version() -> String {
 }
 
 fn stored(
-    value: String,
+    value: Vec<u8>,
     stored_at: &str,
     fresh_until: &str,
     tags: &[String],
@@ -277,7 +279,7 @@ fn stored(
             .map_err(|_not_a_number| unreadable())
     };
     Ok(Stored {
-        value,
+        value: unpack(value).ok_or_else(unreadable)?,
         stored_at: time(stored_at)?,
         fresh_until: time(fresh_until)?,
         tags: tags.to_vec(),

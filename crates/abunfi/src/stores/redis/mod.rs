@@ -15,6 +15,7 @@ mod cache;
 mod keys;
 mod link;
 mod notices;
+mod packing;
 mod probe;
 mod rate_limit;
 mod target;
@@ -31,6 +32,7 @@ pub struct RedisStore {
     link: Arc<Link>,
     keys: Keys,
     scripts: Arc<Scripts>,
+    compress_above_bytes: u64,
 }
 
 #[derive(Debug)]
@@ -85,6 +87,7 @@ impl RedisStore {
             link,
             keys,
             scripts: Arc::new(Scripts::new()),
+            compress_above_bytes: config.compress_above_bytes,
         })
     }
 

@@ -102,6 +102,7 @@ async fn insert_entries(
             commitment(&entry.data_commitment),
             hex(entry.previous_hash),
             hex(entry.hash),
+            entry.trace_id,
         ])
     });
     sqlx::query(
@@ -109,11 +110,12 @@ async fn insert_entries(
              user_id, chain, seq, transaction_id, action, previous_status, new_status, amount, shares,
              available_after, locked_after, shares_after, locked_shares_after,
              actor_kind, actor_id, actor_session_id, request_id, at,
-             reason_commitment, data_commitment, previous_hash, hash)
+             reason_commitment, data_commitment, previous_hash, hash, trace_id)
          SELECT unhex(value ->> 0), value ->> 1, value ->> 2, unhex(value ->> 3), value ->> 4, value ->> 5,
                 value ->> 6, value ->> 7, value ->> 8, value ->> 9, value ->> 10, value ->> 11, value ->> 12,
                 value ->> 13, value ->> 14, unhex(value ->> 15), value ->> 16, value ->> 17,
-                unhex(value ->> 18), unhex(value ->> 19), unhex(value ->> 20), unhex(value ->> 21)
+                unhex(value ->> 18), unhex(value ->> 19), unhex(value ->> 20), unhex(value ->> 21),
+                value ->> 22
          FROM json_each(?1)",
     )
     .bind(rows)
@@ -190,6 +192,7 @@ pub(super) fn audit_row(row: &SqliteRow) -> Result<AuditRow, sqlx::Error> {
             session_id: row.optional_id("actor_session_id")?,
         },
         request_id: row.text("request_id")?,
+        trace_id: row.optional_text("trace_id")?,
         at: row.timestamp("at")?,
         reason_commitment: row.optional_hash("reason_commitment")?,
         data_commitment: row.optional_hash("data_commitment")?,

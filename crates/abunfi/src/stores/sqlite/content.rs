@@ -52,6 +52,29 @@ impl ContentStore for Sqlite {
             .await
     }
 
+    async fn read_many(
+        &self,
+        user_ids: &[UserId],
+    ) -> Result<Vec<(UserId, StoredDocument)>, StoreError> {
+        // Hexadecimal, since JSON has no bytes.
+        let ids: Vec<String> = user_ids.iter().map(|id| hex::encode(id.0)).collect();
+        let ids = serde_json::Value::from(ids).to_string();
+        self.relational
+            .read(async |connection| {
+                sqlx::query(
+                    "SELECT * FROM documents
+                     WHERE user_id IN (SELECT unhex(value) FROM json_each(?1))",
+                )
+                .bind(ids)
+                .fetch_all(connection)
+                .await?
+                .iter()
+                .map(|row| Ok((UserId(row.id("user_id")?), stored_document(row)?)))
+                .collect()
+            })
+            .await
+    }
+
     async fn apply(
         &self,
         key: DocumentKey,

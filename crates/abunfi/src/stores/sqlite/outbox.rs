@@ -13,7 +13,7 @@ use super::error::undecodable;
 use crate::clock::Timestamp;
 use crate::error::StoreError;
 use crate::ids;
-use crate::outbox::{Backlog, Claimed, Effect, Store};
+use crate::outbox::{self, Backlog, Claimed, Effect, Store};
 
 /// Promises, inside the caller's unit of work, that what is cached under `tags` will be removed: one row,
 /// however many tags. Only for a platform that has an L2 (`RelationalOptions::outbox`).
@@ -27,8 +27,10 @@ pub(super) async fn enqueue(
     }
     let effect = serde_json::to_string(&Effect::Invalidate { tags })
         .map_err(|error| sqlx::Error::Encode(error.into()))?;
+    let id = ids::uuid_v7(created_at);
+    outbox::promised(id);
     sqlx::query("INSERT INTO outbox (id, effect, created_at) VALUES (?1, ?2, ?3)")
-        .bind(ids::uuid_v7(created_at))
+        .bind(id)
         .bind(effect)
         .bind(created_at.micros())
         .execute(connection)
@@ -92,6 +94,49 @@ impl Store for Sqlite {
             .await
     }
 
+    async fn pending(&self, limit: u32) -> Result<Vec<Uuid>, StoreError> {
+        self.relational
+            .read(async |connection| {
+                sqlx::query_scalar("SELECT id FROM outbox ORDER BY created_at, id LIMIT ?1")
+                    .bind(limit)
+                    .fetch_all(connection)
+                    .await
+            })
+            .await
+    }
+
+    async fn effects(&self, ids: &[Uuid]) -> Result<Vec<Effect>, StoreError> {
+        self.relational
+            .read(async |connection| {
+                let mut effects = Vec::with_capacity(ids.len());
+                for id in ids {
+                    let row = sqlx::query("SELECT effect FROM outbox WHERE id = ?1")
+                        .bind(id)
+                        .fetch_optional(&mut *connection)
+                        .await?;
+                    if let Some(row) = row {
+                        effects.push(effect(&row)?);
+                    }
+                }
+                Ok(effects)
+            })
+            .await
+    }
+
+    async fn delete(&self, ids: &[Uuid]) -> Result<(), StoreError> {
+        self.relational
+            .write(async |connection| {
+                for id in ids {
+                    sqlx::query("DELETE FROM outbox WHERE id = ?1")
+                        .bind(id)
+                        .execute(&mut *connection)
+                        .await?;
+                }
+                Ok(())
+            })
+            .await
+    }
+
     async fn backlog(&self) -> Result<Backlog, StoreError> {
         self.relational
             .read(async |connection| {
@@ -112,9 +157,12 @@ impl Store for Sqlite {
 fn claimed_row(row: &SqliteRow, lease: Uuid) -> Result<Claimed, sqlx::Error> {
     Ok(Claimed {
         id: row.id("id")?,
-        effect: serde_json::from_str(row.try_get("effect")?)
-            .map_err(|error| undecodable("effect", error))?,
+        effect: effect(row)?,
         lease,
         attempts: small("attempts", row.integer("attempts")?)?,
     })
+}
+
+fn effect(row: &SqliteRow) -> Result<Effect, sqlx::Error> {
+    serde_json::from_str(row.try_get("effect")?).map_err(|error| undecodable("effect", error))
 }

@@ -7,6 +7,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::Arc;
 use tokio::sync::{Notify, broadcast};
 
+mod revalidation;
+
 use super::*;
 use crate::clock::{ManualClock, SharedClock};
 use crate::error::StoreKind;

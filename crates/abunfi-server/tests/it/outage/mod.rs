@@ -10,6 +10,9 @@ use serde_json::json;
 
 use crate::support::{Backend, Seed, TestServer, create, unique};
 
+mod lists;
+mod one_second;
+
 /// How long anything may take to recover: breakers, back-off and probes are all well below it.
 const RECOVERY: Duration = Duration::from_secs(20);
 

@@ -1,0 +1,242 @@
+//! What one instance has answered, every other one shows within a second: also when the writer cannot reach
+//! Redis, or is gone, and when the reader's relational store does not answer.
+
+use std::time::{Duration, Instant};
+
+use abunfi::Config;
+use abunfi::config::Secret;
+use abunfi_testkit::{FaultProxy, servers};
+use serde_json::json;
+use sqlx::{Connection as _, PgConnection};
+
+use super::eventually;
+use crate::support::{Backend, Seed, TestServer, create};
+
+/// The promise of the contract.
+const PROMISE: Duration = Duration::from_secs(1);
+/// How long reads go on after a write: the relay's turn, which would hide a broken promise, comes later
+/// than the promise.
+const WATCHED: Duration = Duration::from_millis(2_200);
+
+/// Two instances over the same three servers. The writer's way to Redis and the reader's way to PostgreSQL
+/// lead through proxies of their own.
+struct Two {
+    writer: TestServer,
+    reader: TestServer,
+    writers_redis: FaultProxy,
+    readers_postgres: FaultProxy,
+    config: Config,
+}
+
+/// Whatever Redis is to the writer.
+#[derive(Debug, Clone, Copy)]
+enum Redis {
+    Down,
+    Frozen,
+}
+
+fn run(test: impl AsyncFnOnce(&Two)) {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(4)
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let (stores, config) = create(Backend::Servers).await;
+        let before = async |url: String, port| FaultProxy::before(&url, port).await.unwrap();
+        let writers_redis = before(servers::require_redis_url(), 6379).await;
+        let readers_postgres = before(servers::require_postgres_url(), 5432).await;
+        let through = |url: &mut Option<Secret>, proxy: &FaultProxy| {
+            let direct = url.as_ref().unwrap().expose().to_owned();
+            *url = Some(Secret::new(proxy.url(&direct).unwrap()));
+        };
+        let (mut a, mut b) = (config.clone(), config.clone());
+        through(&mut a.redis_url, &writers_redis);
+        through(&mut b.database_url, &readers_postgres);
+        let two = Two {
+            writer: TestServer::start(Backend::Servers, a).await,
+            reader: TestServer::start(Backend::Servers, b).await,
+            writers_redis,
+            readers_postgres,
+            config,
+        };
+        test(&two).await;
+        two.writers_redis.thaw();
+        two.readers_postgres.thaw();
+        two.writer.stop().await;
+        two.reader.stop().await;
+        stores.remove().await;
+    });
+}
+
+impl Two {
+    /// A user whose profile the reader serves from L2: its L1 has forgotten it, and L2 has it.
+    async fn known_user(&self) -> String {
+        let user = self.writer.user().await;
+        let profile = format!("users/{user}");
+        self.reader.get(&profile).expect(200).await;
+        eventually("L2 answers", async || {
+            // Longer than L1 keeps it.
+            tokio::time::sleep(Duration::from_millis(1_050)).await;
+            let read = self.reader.get(&profile).expect(200).await;
+            read.header("x-cache") == Some("hit")
+        })
+        .await;
+        user
+    }
+
+    /// Reads the profile again and again. Every read that begins a second after `answered` and is not
+    /// marked as stale shows `name`. Gives how many reads were hits of what was there before.
+    async fn shows_within_a_second(&self, user: &str, name: &str, answered: Instant) -> usize {
+        let profile = format!("users/{user}");
+        let mut old_hits = 0;
+        while answered.elapsed() < WATCHED {
+            let begun = answered.elapsed();
+            let read = self.reader.get(&profile).send().await;
+            if read.status != 200 {
+                continue;
+            }
+            let source = read.header("x-cache").unwrap_or("none").to_owned();
+            if read.text_at("/name") == name {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+                continue;
+            }
+            old_hits += usize::from(source == "hit");
+            assert!(
+                begun < PROMISE || source == "stale",
+                "a read {begun:?} after the answer shows what was there before ({source})"
+            );
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        old_hits
+    }
+
+    async fn rename(&self, user: &str, name: &str) -> Instant {
+        let patch = json!({ "name": name });
+        let profile = format!("users/{user}");
+        self.writer.patch(&profile).json(&patch).expect(200).await;
+        let answered = Instant::now();
+        let read = self.writer.get(&profile).expect(200).await;
+        assert_eq!(read.text_at("/name"), name, "the writer is right at once");
+        answered
+    }
+
+    async fn cut_the_writer_off(&self, how: Redis) {
+        match how {
+            Redis::Down => self.writers_redis.down().await.unwrap(),
+            Redis::Frozen => self.writers_redis.freeze(),
+        }
+    }
+}
+
+#[test]
+fn a_write_shows_everywhere_within_a_second_although_its_instance_cannot_reach_redis() {
+    run(async |two| {
+        let mut old_hits = 0;
+        for how in [Redis::Down, Redis::Frozen, Redis::Down] {
+            let user = two.known_user().await;
+            two.cut_the_writer_off(how).await;
+            let answered = two.rename(&user, "Binh").await;
+            old_hits += two.shows_within_a_second(&user, "Binh", answered).await;
+            match how {
+                Redis::Down => two.writers_redis.up().await.unwrap(),
+                Redis::Frozen => two.writers_redis.thaw(),
+            }
+            eventually("the writer has told Redis", async || {
+                two.writer
+                    .get("/health")
+                    .send()
+                    .await
+                    .text_at("/databases/redis/status")
+                    == "connected"
+            })
+            .await;
+        }
+        assert!(old_hits > 0, "Redis did answer with what was there before");
+    });
+}
+
+/// What a writer leaves that died between its commit and everything that follows it. `late`: its
+/// transaction began long before it committed.
+async fn died_after_commit(two: &Two, user: &str, name: &str, late: bool) -> Instant {
+    let url = two.config.database_url.as_ref().unwrap();
+    let mut connection = PgConnection::connect(url.expose()).await.unwrap();
+    let age = if late { 30 } else { 0 };
+    let mut transaction = connection.begin().await.unwrap();
+    let id: uuid::Uuid = user.parse().unwrap();
+    sqlx::query("UPDATE users SET name = $2, version = version + 1 WHERE user_id = $1")
+        .bind(id)
+        .bind(name)
+        .execute(&mut *transaction)
+        .await
+        .unwrap();
+    let effect = json!({"kind": "invalidate", "tags": [format!("user:{user}")]});
+    sqlx::query(
+        "INSERT INTO outbox (id, effect, created_at)
+         VALUES ($1, $2, now() - make_interval(secs => $3))",
+    )
+    .bind(uuid::Uuid::new_v4())
+    .bind(effect.to_string())
+    .bind(f64::from(age))
+    .execute(&mut *transaction)
+    .await
+    .unwrap();
+    transaction.commit().await.unwrap();
+    Instant::now()
+}
+
+#[test]
+fn a_write_shows_within_a_second_although_its_instance_died_right_after_the_commit() {
+    run(async |two| {
+        for late in [false, true] {
+            let user = two.known_user().await;
+            let committed = died_after_commit(two, &user, "Chi", late).await;
+            two.shows_within_a_second(&user, "Chi", committed).await;
+        }
+    });
+}
+
+#[test]
+fn an_instance_that_cannot_ask_what_was_written_marks_what_it_has_as_stale() {
+    run(async |two| {
+        let user = two.known_user().await;
+        two.readers_postgres.freeze();
+        two.cut_the_writer_off(Redis::Down).await;
+        let answered = two.rename(&user, "Dung").await;
+        two.shows_within_a_second(&user, "Dung", answered).await;
+        // What it has is better than nothing, and says what it is.
+        eventually("a stale copy", async || {
+            let read = two.reader.get(&format!("users/{user}")).send().await;
+            read.status == 200 && read.header("x-cache") == Some("stale")
+        })
+        .await;
+        two.readers_postgres.thaw();
+        two.writers_redis.up().await.unwrap();
+        eventually("the new name", async || {
+            let read = two.reader.get(&format!("users/{user}")).send().await;
+            read.status == 200 && read.text_at("/name") == "Dung"
+        })
+        .await;
+    });
+}
+
+#[test]
+fn what_a_writer_has_told_redis_leaves_the_outbox_at_once() {
+    run(async |two| {
+        let url = two.config.database_url.as_ref().unwrap();
+        let mut connection = PgConnection::connect(url.expose()).await.unwrap();
+        let user = two.writer.user_with("10").await;
+        two.rename(&user, "Em").await;
+        let begun = Instant::now();
+        let mut left = i64::MAX;
+        while left > 0 && begun.elapsed() < Duration::from_millis(1_500) {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            left = sqlx::query_scalar("SELECT count(*) FROM outbox")
+                .fetch_one(&mut connection)
+                .await
+                .unwrap();
+        }
+        assert_eq!(left, 0, "before the relay would look at it");
+        connection.close().await.unwrap();
+    });
+}
