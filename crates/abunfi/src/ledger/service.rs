@@ -22,6 +22,7 @@ use crate::documents::Expected;
 use crate::documents::canonical::canonical_json;
 use crate::documents::parse::parse_json;
 use crate::error::StoreError;
+use crate::faults::{self, Point};
 use crate::ids::{TransactionId, UserId, random_bytes};
 use crate::money::Amount;
 use crate::validation::{FaultCode, Faults};
@@ -272,6 +273,9 @@ impl Service {
         let (store, cache) = (Arc::clone(&self.store), self.cache.clone());
         let outcome = uncancelled(async move {
             let outcome = store.post_atomic(&batch).await;
+            if outcome.is_ok() {
+                faults::reach(Point::AfterCommit);
+            }
             let unknown = matches!(
                 outcome,
                 Err(Error::Store(StoreError::OutcomeUnknown { .. }))
@@ -354,6 +358,7 @@ impl Service {
     ) -> Result<Vec<Result<Outcome, Error>>, Error> {
         let mut outcomes = Vec::with_capacity(commands.len());
         for chunk in commands.chunks(COMMIT_CHUNK) {
+            faults::reach(Point::BetweenChunks);
             match self.post_commands(chunk.to_vec()).await {
                 Ok(posted) => outcomes.extend(posted),
                 Err(error) if outcomes.is_empty() => return Err(error.into()),
@@ -668,6 +673,9 @@ async fn post_and_invalidate(
     commands: Vec<Command>,
 ) -> Committed {
     let posted = store.post(&commands).await;
+    if posted.is_ok() {
+        faults::reach(Point::AfterCommit);
+    }
     if may_be_done(&posted) {
         cache.invalidate(&[], &tags_of(&commands)).await;
     }

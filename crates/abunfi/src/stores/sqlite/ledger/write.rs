@@ -5,6 +5,7 @@ use sqlx::sqlite::SqliteConnection;
 
 use super::{Result, to_json};
 use crate::clock::Timestamp;
+use crate::faults::{self, Bug};
 use crate::ledger::Transaction;
 use crate::ledger::posting::{Books, Effects};
 use crate::money::Amount;
@@ -18,7 +19,9 @@ pub(super) async fn write(conn: &mut SqliteConnection, books: &Books) -> Result<
     insert_transactions(conn, books).await?;
     update_transactions(conn, books).await?;
     insert_entries(conn, effects).await?;
+    faults::split_sqlite(Bug::AuditOutside, conn).await?;
     audit::insert(conn, &effects.audit, &effects.private).await?;
+    faults::split_sqlite(Bug::AnswerInItsOwnTransaction, conn).await?;
     insert_answers(conn, books).await
 }
 
