@@ -17,6 +17,8 @@ use crate::report::{Check, Violations};
 const PATIENCE: Duration = Duration::from_secs(35);
 /// Some callers hang up this soon; their posting goes on without them.
 const HASTE: Duration = Duration::from_millis(15);
+/// Before who was turned away comes back.
+const PAUSE: Duration = Duration::from_millis(25);
 /// After healing, everything must be known within this time.
 const SETTLED_WITHIN: Duration = Duration::from_secs(30);
 /// Answers of which every client asks again at the end of a cycle.
@@ -209,17 +211,18 @@ impl Client {
             }
             Reply::NotSent(why) if is_first => {
                 self.journal.told(&request.key, "fail", &json!(why))?;
-                tokio::time::sleep(Duration::from_millis(20)).await;
                 End::NotDone {
                     code: "not_sent".to_owned(),
                 }
             }
             Reply::NotSent(why) | Reply::Lost(why) => {
                 self.journal.told(&request.key, "unknown", &json!(why))?;
-                tokio::time::sleep(Duration::from_millis(20)).await;
                 End::Unknown
             }
         };
+        if matches!(end, End::Unknown | End::NotDone { .. }) {
+            tokio::time::sleep(PAUSE).await;
+        }
         if let Some(entry) = self.entries.get_mut(at) {
             entry.end = end;
         }
@@ -434,34 +437,43 @@ impl Client {
             return Ok(());
         };
         let request = entry.request.clone();
-        let port = self.shared.port(&mut self.random);
-        self.journal.invoke(&request, 0, port)?;
-        match self.send(port, &request, PATIENCE).await {
-            Reply::Answer {
-                status: 503 | 409, ..
-            }
-            | Reply::NotSent(_)
-            | Reply::Lost(_)
-                if !must => {}
-            Reply::Answer {
-                status: again,
-                replayed,
-                body: text,
-            } => {
-                self.shared.replays.fetch_add(1, Ordering::Relaxed);
-                if (again, text.as_str(), replayed) != (status, body.as_str(), true) {
-                    let detail = format!(
-                        "{}: first {status} {body}; again {again} (replayed: {replayed}) {text}",
-                        request.key
-                    );
-                    self.shared.violations.add(Check::Replay, detail);
+        let until = Instant::now() + SETTLED_WITHIN;
+        let why = loop {
+            let port = self.shared.port(&mut self.random);
+            self.journal.invoke(&request, 0, port)?;
+            let why = match self.send(port, &request, PATIENCE).await {
+                Reply::Answer {
+                    status: again @ (503 | 409),
+                    body: text,
+                    ..
+                } if again != status => text,
+                Reply::Answer {
+                    status: again,
+                    replayed,
+                    body: text,
+                } => {
+                    self.shared.replays.fetch_add(1, Ordering::Relaxed);
+                    if (again, text.as_str(), replayed) != (status, body.as_str(), true) {
+                        let detail = format!(
+                            "{}: first {status} {body}; again {again} (replayed: {replayed}) {text}",
+                            request.key
+                        );
+                        self.shared.violations.add(Check::Replay, detail);
+                    }
+                    return Ok(());
                 }
+                Reply::NotSent(why) | Reply::Lost(why) => why,
+            };
+            if !must {
+                return Ok(());
             }
-            Reply::NotSent(why) | Reply::Lost(why) => {
-                let detail = format!("{}: its replay after healing failed: {why}", request.key);
-                self.shared.violations.add(Check::Convergence, detail);
+            if Instant::now() > until {
+                break why;
             }
-        }
+            tokio::time::sleep(PAUSE).await;
+        };
+        let detail = format!("{}: its replay after healing fails: {why}", request.key);
+        self.shared.violations.add(Check::Convergence, detail);
         Ok(())
     }
 }

@@ -174,10 +174,15 @@ impl Run {
             random.next(),
             random.next()
         );
+        // The service has a working folder of its own.
+        let program = options
+            .program
+            .canonicalize()
+            .context("the binary of the service")?;
         let service = |name: &str| {
             let dir = dir.join(name);
             Service::new(
-                options.program.clone(),
+                program.clone(),
                 dir,
                 url.clone(),
                 admin_key.clone(),

@@ -134,7 +134,11 @@ async fn one(options: &Options, quiet: bool) -> Result<Summary> {
         let found = summary.all_violations().count();
         println!("{}", row("all", "", 0, &summary.total, millis, found));
         for violation in summary.all_violations().take(10) {
-            println!("  {}: {}", violation.check, violation.detail);
+            let mut detail: String = violation.detail.chars().take(240).collect();
+            if detail.len() < violation.detail.len() {
+                detail.push('…');
+            }
+            println!("  {}: {detail}", violation.check);
         }
         if let Some(history) = &summary.history {
             println!(
@@ -152,8 +156,8 @@ fn show_caught(summaries: &[Summary]) {
     for summary in summaries {
         let by: Vec<String> = summary
             .failed()
-            .iter()
-            .map(|(check, times)| format!("{check} ({times})"))
+            .into_iter()
+            .map(|check| check.to_string())
             .collect();
         let by = if by.is_empty() {
             "NOTHING: the crash loop is blind to it".to_owned()

@@ -1,14 +1,14 @@
 //! What a run found and what it did, for people and for programs.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
 use serde::Serialize;
 
-/// Violations that are kept: one is enough, a thousand tell no more.
-const KEPT: usize = 40;
+/// Violations of one check that are kept: one is enough, a thousand tell no more.
+const KEPT: usize = 6;
 
 /// What is checked. Each names what must hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -65,7 +65,7 @@ pub(crate) struct Violations(Mutex<Vec<Violation>>);
 impl Violations {
     pub(crate) fn add(&self, check: Check, detail: impl Into<String>) {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if all.len() < KEPT {
+        if all.iter().filter(|known| known.check == check).count() < KEPT {
             let mut detail: String = detail.into();
             if let Some((end, _)) = detail.char_indices().nth(800) {
                 detail.truncate(end);
@@ -169,14 +169,12 @@ impl Summary {
         self.all_violations().next().is_none()
     }
 
-    /// How often each check failed.
+    /// The checks that failed.
     #[must_use]
-    pub fn failed(&self) -> BTreeMap<Check, usize> {
-        let mut failed = BTreeMap::new();
-        for violation in self.all_violations() {
-            *failed.entry(violation.check).or_default() += 1;
-        }
-        failed
+    pub fn failed(&self) -> BTreeSet<Check> {
+        self.all_violations()
+            .map(|violation| violation.check)
+            .collect()
     }
 }
 

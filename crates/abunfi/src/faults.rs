@@ -170,24 +170,22 @@ mod armed {
     }
 
     #[inline]
-    pub(crate) const fn hold_commit() -> std::future::Ready<()> {
-        std::future::ready(())
+    pub(crate) async fn hold_commit() {}
+
+    #[inline]
+    pub(crate) async fn split_postgres(
+        _bug: Bug,
+        _connection: &mut sqlx::PgConnection,
+    ) -> Result<(), sqlx::Error> {
+        Ok(())
     }
 
     #[inline]
-    pub(crate) const fn split_postgres(
+    pub(crate) async fn split_sqlite(
         _bug: Bug,
-        _connection: &sqlx::PgConnection,
-    ) -> std::future::Ready<Result<(), sqlx::Error>> {
-        std::future::ready(Ok(()))
-    }
-
-    #[inline]
-    pub(crate) const fn split_sqlite(
-        _bug: Bug,
-        _connection: &sqlx::SqliteConnection,
-    ) -> std::future::Ready<Result<(), sqlx::Error>> {
-        std::future::ready(Ok(()))
+        _connection: &mut sqlx::SqliteConnection,
+    ) -> Result<(), sqlx::Error> {
+        Ok(())
     }
 
     /// Nothing to say.
