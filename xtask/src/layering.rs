@@ -22,6 +22,9 @@ const NO_HTTP: &[&str] = &[
     "hyper-util",
 ];
 
+/// What only the binary that the tests build may have.
+const FAULT_INJECTION: &str = "fault-injection";
+
 pub(crate) fn check(workspace: &Workspace) -> Result<Outcome> {
     let source = workspace.root.join("crates/abunfi/src");
     let mut files = Vec::new();
@@ -70,11 +73,33 @@ pub(crate) fn check(workspace: &Workspace) -> Result<Outcome> {
             ));
         }
     }
+    faults.extend(fault_injection(workspace)?);
     for fault in &faults {
         println!("  {fault}");
     }
 
     Ok(Outcome::check(faults.is_empty()))
+}
+
+/// Whether what people build to use could kill itself: as the Dockerfile, and `cargo run` build it.
+fn fault_injection(workspace: &Workspace) -> Result<Option<String>> {
+    let features = quietly(&mut workspace.cargo(&[
+        "tree",
+        "--package",
+        "abunfi-cli",
+        "--edges",
+        "normal,build",
+        "--prefix",
+        "none",
+        "--format",
+        "{p} features={f}",
+    ]))
+    .context("cannot list the features of the binary")?;
+    let dockerfile = fs::read_to_string(workspace.root.join("Dockerfile"))
+        .context("cannot read the Dockerfile")?;
+    let injected = features.contains(FAULT_INJECTION) || dockerfile.contains("--features");
+
+    Ok(injected.then(|| format!("a plain build of the binary would have `{FAULT_INJECTION}`")))
 }
 
 fn rust_files(folder: &Path, files: &mut Vec<PathBuf>) -> Result<()> {

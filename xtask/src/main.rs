@@ -10,6 +10,7 @@
 )]
 
 mod bench;
+mod crash;
 mod layering;
 mod openapi;
 mod provide;
@@ -45,6 +46,8 @@ enum Command {
     Servers(provide::Installing),
     /// Measure speeds as ratios, side by side in one run, on a PostgreSQL of its own
     Bench(bench::Options),
+    /// Kill the service, stop its database and cut its connections while clients post, and check the books
+    Crash(crash::Options),
     /// Write docs/openapi.json anew from the code
     Openapi,
 }
@@ -67,6 +70,7 @@ fn run() -> Result<ExitCode> {
         Command::Test(options) => test::run(&workspace, &options),
         Command::Servers(options) => provide::serve(&workspace, options),
         Command::Bench(options) => bench::run(&workspace, &options),
+        Command::Crash(options) => crash::run(&workspace, &options),
         Command::Openapi => openapi::write(&workspace),
     }
 }

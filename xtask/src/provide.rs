@@ -205,6 +205,17 @@ fn given(server: Server, programs: Vec<(&'static str, PathBuf)>) -> Option<Provi
     })
 }
 
+/// The folder of PostgreSQL's programs: found, or installed.
+pub(crate) fn postgres_programs(install: bool) -> Result<PathBuf> {
+    programs::find_postgres().or_else(|error| {
+        if !install {
+            return Err(error);
+        }
+        apt_install(&["postgresql"]).map_err(|apt| both(&error, &apt))?;
+        programs::find_postgres()
+    })
+}
+
 fn postgres(workspace: &Workspace, install: bool) -> Had {
     let found = programs::find_postgres();
     let programs = |bin: &Path| vec![(programs::POSTGRES_BIN, bin.to_owned())];
@@ -214,13 +225,7 @@ fn postgres(workspace: &Workspace, install: bool) -> Had {
     ) {
         return Ok(given);
     }
-    let found = found.or_else(|error| {
-        if !install {
-            return Err(error);
-        }
-        apt_install(&["postgresql"]).map_err(|apt| both(&error, &apt))?;
-        programs::find_postgres()
-    });
+    let found = found.or_else(|_| postgres_programs(install));
     let started = match found {
         Ok(bin) => start_postgres(bin, Box::new(())),
         Err(error) => start_postgres_18(workspace, install)

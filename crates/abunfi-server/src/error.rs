@@ -455,7 +455,21 @@ impl From<Refusal> for Problem {
             Refusal::InvalidTransition { from, to } => {
                 Self::invalid_transition(from.as_str(), to.as_str())
             }
+            Refusal::Expired => Self::expired(""),
         }
+    }
+}
+
+impl Problem {
+    /// A hold that would have ended before it began, said as the fault of its field below `pointer`.
+    pub(crate) fn expired(pointer: &str) -> Self {
+        let mut faults = Faults::default();
+        faults.add(
+            format!("{pointer}/expires_at"),
+            FaultCode::OutOfRange,
+            "the time has passed",
+        );
+        faults.into()
     }
 }
 

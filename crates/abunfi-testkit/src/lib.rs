@@ -5,6 +5,7 @@
 //! - [`OwnPostgres`], [`OwnRedis`], [`OwnMongo`]: a server that belongs to one test, which may
 //!   stop, kill and freeze it.
 //! - [`FaultProxy`]: a TCP proxy in front of a server, for everything a network does wrong.
+//! - [`books`]: what must hold of the ledger's rows.
 //! - [`unique_name`]: a name for a database, a key prefix or a document database.
 //!
 //! How tests are named, and so chosen, is written down in `docs/testing.md`.
@@ -14,6 +15,7 @@
     reason = "a test that cannot set its scene must stop, and say why"
 )]
 
+pub mod books;
 mod guard;
 mod names;
 mod own;

@@ -170,6 +170,14 @@ impl<K: Kind> Own<K> {
         }
     }
 
+    /// Ends it without any care for who is connected, as `pg_ctl stop -m immediate` does: the next start
+    /// recovers from the write-ahead log.
+    pub fn stop_at_once(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            process.stop(self.kind.at_once());
+        }
+    }
+
     /// `kill -9`, as the machine's failure would.
     pub fn kill(&mut self) {
         if let Some(mut process) = self.process.take() {

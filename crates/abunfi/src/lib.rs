@@ -26,6 +26,7 @@ mod database_service;
 mod detached;
 pub mod documents;
 pub mod error;
+pub mod faults;
 pub mod health;
 pub mod ids;
 pub mod json_reader;

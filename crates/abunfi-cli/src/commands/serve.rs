@@ -21,6 +21,10 @@ pub(crate) async fn run(loaded: Loaded, json: bool) -> anyhow::Result<ExitCode> 
     let config = loaded.config;
     let (layer, worker) = config.store_logs_from.map(log_store).unzip();
     logging::start_with(config.log_level, config.log_format, layer);
+    if let Some(warning) = abunfi::faults::warning() {
+        eprintln!("{warning}");
+        tracing::warn!("{warning}");
+    }
     // First of all, so that a service that cannot listen migrates nothing and makes no key.
     let listener = listen(SocketAddr::new(config.host, config.port)).await?;
     let address = listener.local_addr()?;

@@ -13,6 +13,7 @@ mod docs;
 mod help;
 mod keys;
 mod migrate;
+mod outage;
 mod serve;
 mod stores;
 mod support;

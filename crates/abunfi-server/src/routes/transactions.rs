@@ -6,7 +6,7 @@ use abunfi::json_reader::{Reader, wrong_type};
 use abunfi::keys::Scope;
 use abunfi::ledger::{
     self, Asset, BatchAnswer, BatchRequest, ItemResult, MAX_BATCH_ITEMS, Outcome, PostRequest,
-    SendOut, Settlement, TransactionFilter, TransactionStatus, TransactionType,
+    Refusal, SendOut, Settlement, TransactionFilter, TransactionStatus, TransactionType,
 };
 use abunfi::validation::{FaultCode, Faults};
 use axum::extract::State;
@@ -501,9 +501,12 @@ fn show_batch(batch: BatchAnswer) -> Result {
     let request_id = &batch.request_id;
     let refused = |problem: Problem| json!({"error": problem.to_value(request_id)});
     let mut results = Vec::with_capacity(batch.results.len());
-    for result in batch.results {
+    for (index, result) in batch.results.into_iter().enumerate() {
         results.push(match result {
             ItemResult::Posted(posted) => json!({"transaction": posted}),
+            ItemResult::Refused(Refusal::Expired) => {
+                refused(Problem::expired(&format!("/transactions/{index}")))
+            }
             ItemResult::Refused(refusal) => refused(refusal.into()),
             ItemResult::Invalid(faults) => refused(faults.into()),
             ItemResult::Failed(error) => refused(error.into()),

@@ -35,6 +35,10 @@ pub enum Refusal {
     /// what was submitted.
     #[error("a transaction that is {from} cannot become {to}")]
     InvalidTransition { from: Stage, to: Stage },
+    /// The time at which the hold was to end had come before it began. Decided with the posting and not
+    /// before it, since a replay after that time is answered as the first request was.
+    #[error("the time at which the hold expires has passed")]
+    Expired,
 }
 
 words! {

@@ -135,11 +135,12 @@ impl PostRequest {
         Ok(request)
     }
 
-    /// Checks what types cannot: for requests that were not read from JSON, and for the time.
+    /// Checks what types cannot, for requests that were not read from JSON. Whether `expires_at` lies ahead is
+    /// decided with the posting: a replay may come later.
     ///
     /// # Errors
     /// All faults at once, with pointers below `pointer`.
-    pub fn check(&self, now: Timestamp, pointer: &str) -> Result<(), Faults> {
+    pub fn check(&self, pointer: &str) -> Result<(), Faults> {
         let mut faults = Faults::default();
         let mut note = |field: &str, result: Result<(), FieldError>| {
             if let Err((code, detail)) = result {
@@ -162,12 +163,6 @@ impl PostRequest {
             "expires_at",
             self.check_expiry_applies().map_err(FieldError::from),
         );
-        if self.expires_at.is_some_and(|at| at <= now) {
-            note(
-                "expires_at",
-                Err((FaultCode::OutOfRange, "the time has passed".to_owned())),
-            );
-        }
         for (field, value) in [
             ("client_reference", &self.client_reference),
             ("tx_hash", &self.tx_hash),

@@ -22,6 +22,7 @@ use crate::documents::Expected;
 use crate::documents::canonical::canonical_json;
 use crate::documents::parse::parse_json;
 use crate::error::StoreError;
+use crate::faults::{self, Point};
 use crate::ids::{TransactionId, UserId, random_bytes};
 use crate::money::Amount;
 use crate::outbox;
@@ -133,8 +134,8 @@ impl Service {
         request: PostRequest,
         key: Option<RequestKey>,
     ) -> Result<Outcome, Error> {
+        request.check("").map_err(Error::Invalid)?;
         let now = self.clock.now();
-        request.check(now, "").map_err(Error::Invalid)?;
         let transaction = self.transaction_of(user_id, request, now);
         let command = self.command(
             ctx,
@@ -157,8 +158,8 @@ impl Service {
         user_id: UserId,
         request: PostRequest,
     ) -> Result<Command, Error> {
+        request.check("").map_err(Error::Invalid)?;
         let now = self.clock.now();
-        request.check(now, "").map_err(Error::Invalid)?;
         let transaction = self.transaction_of(user_id, request, now);
         let action = Action::Post(Box::new(transaction));
         Ok(self.command(ctx, user_id, action, String::new(), None))
@@ -255,7 +256,7 @@ impl Service {
         let mut commands = Vec::with_capacity(request.items.len());
         let mut faults = Faults::default();
         for (index, item) in request.items.into_iter().enumerate() {
-            match item.and_then(|item| checked(item, now, index)) {
+            match item.and_then(|item| checked(item, index)) {
                 Ok((user_id, request)) => {
                     let transaction = self.transaction_of(user_id, request, now);
                     let action = Action::Post(Box::new(transaction));
@@ -274,7 +275,10 @@ impl Service {
         let outcome = uncancelled(async move {
             let (outcome, promises) = outbox::collecting(store.post_atomic(&batch)).await;
             match &outcome {
-                Ok(_) => cache.keep(&tags_of(&batch.commands), promises).await,
+                Ok(_) => {
+                    faults::reach(Point::AfterCommit);
+                    cache.keep(&tags_of(&batch.commands), promises).await;
+                }
                 // It may be committed yet: its promise stays for those who see it then.
                 Err(Error::Store(StoreError::OutcomeUnknown { .. })) => {
                     cache.invalidate(&[], &tags_of(&batch.commands)).await;
@@ -311,15 +315,15 @@ impl Service {
         now: Timestamp,
     ) -> Result<BatchAnswer, Error> {
         let claim = self.store.claim_batch(&batch_key, &ctx.request_id).await?;
-        let request_id = match claim {
-            BatchClaim::New => ctx.request_id.clone(),
-            BatchClaim::Again { request_id } => request_id,
+        let (request_id, is_again) = match claim {
+            BatchClaim::New => (ctx.request_id.clone(), false),
+            BatchClaim::Again { request_id } => (request_id, true),
         };
         let mut results: Vec<Option<ItemResult>> = Vec::with_capacity(request.items.len());
         let mut commands = Vec::new();
         let mut places = Vec::new();
         for (index, item) in request.items.into_iter().enumerate() {
-            match item.and_then(|item| checked(item, now, index)) {
+            match item.and_then(|item| checked(item, index)) {
                 Ok((user_id, request)) => {
                     let transaction = self.transaction_of(user_id, request, now);
                     let action = Action::Post(Box::new(transaction));
@@ -332,10 +336,9 @@ impl Service {
             }
         }
         let outcomes = self.post_in_chunks(commands).await?;
-        let replayed = !outcomes.is_empty()
-            && outcomes
-                .iter()
-                .all(|outcome| matches!(outcome, Ok(outcome) if outcome.replayed));
+        // What stores nothing (a faulty item, a user who is not there) is found anew each time, and with the
+        // same words: so a batch is replayed when it was claimed before and nothing was done now.
+        let replayed = is_again && outcomes.iter().all(did_nothing);
         for (place, outcome) in places.into_iter().zip(outcomes) {
             if let Some(result) = results.get_mut(place) {
                 *result = Some(item_result(outcome));
@@ -356,6 +359,7 @@ impl Service {
     ) -> Result<Vec<Result<Outcome, Error>>, Error> {
         let mut outcomes = Vec::with_capacity(commands.len());
         for chunk in commands.chunks(COMMIT_CHUNK) {
+            faults::reach(Point::BetweenChunks);
             match self.post_commands(chunk.to_vec()).await {
                 Ok(posted) => outcomes.extend(posted),
                 Err(error) if outcomes.is_empty() => return Err(error.into()),
@@ -630,10 +634,9 @@ fn check_size(items: usize) -> Result<(), Faults> {
 
 fn checked(
     (user_id, request): (UserId, PostRequest),
-    now: Timestamp,
     index: usize,
 ) -> Result<(UserId, PostRequest), Faults> {
-    request.check(now, &format!("/transactions/{index}"))?;
+    request.check(&format!("/transactions/{index}"))?;
     Ok((user_id, request))
 }
 
@@ -644,6 +647,12 @@ fn canonical_order(metadata: &serde_json::Value) -> serde_json::Value {
         .ok()
         .and_then(|parsed| parsed.into_value().ok())
         .unwrap_or_else(|| metadata.clone())
+}
+
+fn did_nothing(outcome: &Result<Outcome, Error>) -> bool {
+    outcome.as_ref().is_ok_and(|outcome| {
+        outcome.replayed || outcome.answer.result == Err(Refusal::UserNotFound)
+    })
 }
 
 fn item_result(outcome: Result<Outcome, Error>) -> ItemResult {
@@ -680,7 +689,10 @@ async fn post_and_invalidate(
 ) -> Committed {
     let (posted, promises) = outbox::collecting(store.post(&commands)).await;
     match &posted {
-        Ok(_) => cache.keep(&tags_of(&commands), promises).await,
+        Ok(_) => {
+            faults::reach(Point::AfterCommit);
+            cache.keep(&tags_of(&commands), promises).await;
+        }
         // It may be committed yet: its promise stays for those who see it then.
         Err(StoreError::OutcomeUnknown { .. }) => {
             cache.invalidate(&[], &tags_of(&commands)).await;

@@ -392,6 +392,9 @@ impl Books {
                 status: account.owner_status.to_string(),
             });
         }
+        if request.expires_at.is_some_and(|end| end <= command.at) {
+            return Err(Refusal::Expired);
+        }
         self.check_unused(request)?;
         let at = command.at.max(account.head_at);
         let mut transaction = request.clone();

@@ -41,6 +41,7 @@ use super::error::{
 use super::pool::{Lease, Pool, PoolFigures};
 use crate::config::PostgresConfig;
 use crate::error::{StoreError, StoreKind};
+use crate::faults::{self, Bug};
 use crate::ids::random_bytes;
 use crate::stores::breaker::Breaker;
 use crate::transaction::guard;
@@ -359,6 +360,7 @@ impl Open {
             mut lease, lane, ..
         } = self;
         let committing = tokio::spawn(async move {
+            faults::hold_commit().await;
             let answer = timeout(
                 lane.commit_deadline,
                 PgTransactionManager::commit(&mut lease),
@@ -374,6 +376,9 @@ impl Open {
             };
             lane.noted(result)
         });
+        if faults::has(Bug::AcknowledgeBeforeCommit) {
+            return Ok(());
+        }
         committing
             .await
             .unwrap_or_else(|error| Err(outcome_unknown(error)))

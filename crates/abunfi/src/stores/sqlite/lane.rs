@@ -29,6 +29,7 @@ use super::error::{Abort, classify, classify_commit, is_busy, overloaded};
 use super::open;
 use crate::config::SqliteConfig;
 use crate::error::{StoreError, StoreKind};
+use crate::faults::{self, Bug};
 use crate::stores::breaker::Breaker;
 use crate::transaction::guard;
 
@@ -292,6 +293,7 @@ impl Open {
         let unknown = |reason: String| StoreError::OutcomeUnknown { store, reason };
         let wait = lane.deadline;
         let committing = tokio::spawn(async move {
+            faults::hold_commit().await;
             let result = match transaction.commit().await {
                 Ok(()) => Ok(()),
                 Err(error) => Err(classify_commit(store, &error)),
@@ -299,6 +301,9 @@ impl Open {
             lane.breaker.record(&result);
             result
         });
+        if faults::has(Bug::AcknowledgeBeforeCommit) {
+            return Ok(());
+        }
         match timeout(wait, committing).await {
             Ok(Ok(result)) => result,
             Ok(Err(panicked)) => Err(unknown(panicked.to_string())),

@@ -22,6 +22,7 @@ use crate::clock::Timestamp;
 use crate::context::Context;
 use crate::documents::Expected;
 use crate::error::StoreError;
+use crate::faults::{self, Point};
 use crate::ids::{TransactionId, UserId};
 use crate::ledger::posting::{AccountKey, AnswerKey};
 use crate::ledger::{
@@ -60,6 +61,7 @@ pub(super) async fn post_in(
         .map(|command| books.decide(command))
         .collect();
     write::write(conn, &books).await?;
+    faults::reach(Point::BeforeCommit);
     Ok(outcomes)
 }
 
@@ -107,6 +109,7 @@ impl Store for Postgres {
                             .map_err(race)?;
                     }
                     self.leave_invalidations(conn, &batch.commands).await?;
+                    faults::reach(Point::BeforeCommit);
                     Ok(outcome)
                 })
             })

@@ -5,6 +5,7 @@ use time::OffsetDateTime;
 
 use super::{AnswerArrays, Result, key_arrays, to_json};
 use crate::clock::Timestamp;
+use crate::faults::{self, Bug};
 use crate::ledger::posting::{Account, AccountKey, Answer, AnswerKey, Books, Effects};
 use crate::ledger::{LedgerAccount, Transaction};
 use crate::money::Amount;
@@ -17,8 +18,17 @@ pub(super) async fn write(conn: &mut PgConnection, books: &Books) -> Result<()> 
     insert_transactions(conn, books).await?;
     update_transactions(conn, books).await?;
     insert_entries(conn, effects).await?;
+    let answers_apart = faults::has(Bug::AnswerInItsOwnTransaction);
+    if !answers_apart {
+        insert_answers(conn, books).await?;
+    }
+    faults::split_postgres(Bug::AuditOutside, conn).await?;
     audit::insert(conn, &effects.audit, &effects.private).await?;
-    insert_answers(conn, books).await
+    if answers_apart {
+        faults::split_postgres(Bug::AnswerInItsOwnTransaction, conn).await?;
+        insert_answers(conn, books).await?;
+    }
+    Ok(())
 }
 
 async fn update_accounts(conn: &mut PgConnection, books: &Books) -> Result<()> {

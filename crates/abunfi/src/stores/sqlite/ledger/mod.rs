@@ -18,6 +18,7 @@ use crate::clock::Timestamp;
 use crate::context::Context;
 use crate::documents::Expected;
 use crate::error::StoreError;
+use crate::faults::{self, Point};
 use crate::ids::{TransactionId, UserId};
 use crate::ledger::{
     Asset, AssetInfo, AtomicBatch, Balance, BatchClaim, BatchKey, BatchOutcome, Command, Error,
@@ -46,6 +47,7 @@ pub(super) async fn post_in(
         .map(|command| books.decide(command))
         .collect();
     write::write(conn, &books).await?;
+    faults::reach(Point::BeforeCommit);
     Ok(outcomes)
 }
 
@@ -87,6 +89,7 @@ impl Store for Sqlite {
                     insert_batch(conn, key, &batch.request_id, Some(answer)).await?;
                 }
                 self.leave_invalidations(conn, &batch.commands).await?;
+                faults::reach(Point::BeforeCommit);
                 Ok(outcome)
             })
             .await

@@ -5,6 +5,7 @@ use sqlx::sqlite::SqliteConnection;
 
 use super::{Result, to_json};
 use crate::clock::Timestamp;
+use crate::faults::{self, Bug};
 use crate::ledger::Transaction;
 use crate::ledger::posting::{Books, Effects};
 use crate::money::Amount;
@@ -18,8 +19,17 @@ pub(super) async fn write(conn: &mut SqliteConnection, books: &Books) -> Result<
     insert_transactions(conn, books).await?;
     update_transactions(conn, books).await?;
     insert_entries(conn, effects).await?;
+    let answers_apart = faults::has(Bug::AnswerInItsOwnTransaction);
+    if !answers_apart {
+        insert_answers(conn, books).await?;
+    }
+    faults::split_sqlite(Bug::AuditOutside, conn).await?;
     audit::insert(conn, &effects.audit, &effects.private).await?;
-    insert_answers(conn, books).await
+    if answers_apart {
+        faults::split_sqlite(Bug::AnswerInItsOwnTransaction, conn).await?;
+        insert_answers(conn, books).await?;
+    }
+    Ok(())
 }
 
 async fn put_accounts(conn: &mut SqliteConnection, books: &Books) -> Result<()> {
