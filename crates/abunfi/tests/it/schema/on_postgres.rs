@@ -118,7 +118,10 @@ async fn there_is_no_sequence_and_no_inexact_number(stores: &Relational) {
 
 /// Adapters map constraints by their names, so none may be made up by the server.
 async fn every_check_has_a_name_of_the_program_s(stores: &Relational) {
-    let migrations = include_str!("../../../src/stores/postgres/migrations/0001_init.sql");
+    let migrations = concat!(
+        include_str!("../../../src/stores/postgres/migrations/0001_init.sql"),
+        include_str!("../../../src/stores/postgres/migrations/0003_narrow_rows.sql"),
+    );
     let sql = format!(
         "SELECT k.conname::text FROM pg_constraint k JOIN ({TABLES}) t ON t.oid = k.conrelid
          WHERE k.contype IN ('c', 'p', 'f', 'u')"
