@@ -3,44 +3,91 @@
 use std::process::ExitCode;
 
 use anyhow::{Result, ensure};
-use clap::Args;
+use clap::{Args, Subcommand};
 
 use crate::run::Workspace;
 
 #[derive(Args)]
 pub(crate) struct Options {
-    /// Seconds of each measurement
-    #[arg(long, default_value_t = 5)]
-    seconds: u64,
-    /// How often each is measured, interleaved; medians are shown
-    #[arg(long, default_value_t = 3)]
-    rounds: usize,
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Subcommand)]
+enum What {
+    /// Cached reads and deposits, beside a bare handler and `pgbench`
+    Service {
+        /// Seconds of each measurement
+        #[arg(long, default_value_t = 5)]
+        seconds: u64,
+        /// How often each is measured, interleaved; medians are shown
+        #[arg(long, default_value_t = 3)]
+        rounds: usize,
+    },
+    /// The ledger beside a transaction for each request and beside array SQL; fails when a ratio is missed
+    Ledger {
+        /// Seconds of each measurement
+        #[arg(long, default_value_t = 5)]
+        seconds: u64,
+        /// How often each side of a row is measured, interleaved; medians are compared
+        #[arg(long, default_value_t = 5)]
+        rounds: usize,
+        /// Users of the large database
+        #[arg(long, default_value_t = 1_000_000)]
+        users_large: u64,
+        /// Only these rows of the table, by number
+        #[arg(long, value_delimiter = ',')]
+        rows: Vec<u32>,
+        /// Seconds in all, with what `cargo build` has made: nothing is built for release, no ratio is
+        /// enforced, and everything else is
+        #[arg(long)]
+        smoke: bool,
+    },
 }
 
 pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> {
-    let build = [
-        "build",
-        "--release",
-        "--package",
-        "abunfi-cli",
-        "--package",
-        "abunfi-bench",
-    ];
+    let smoke = matches!(options.what, What::Ledger { smoke: true, .. });
+    let profile = if smoke { "debug" } else { "release" };
+    let mut build = vec!["build", "--package", "abunfi-cli", "--package", "abunfi-bench"];
+    if !smoke {
+        build.push("--release");
+    }
     ensure!(
         workspace.cargo(&build).status()?.success(),
         "the build failed"
     );
-    let release = workspace.target.join("release");
-    let status = workspace
-        .command(&release.join("abunfi-bench"))
-        .arg("service")
-        .arg("--abunfi")
-        .arg(release.join("abunfi"))
-        .args(["--seconds", &options.seconds.to_string()])
-        .args(["--rounds", &options.rounds.to_string()])
-        .status()?;
+    let mut command = workspace.command(&workspace.target.join(profile).join("abunfi-bench"));
+    match &options.what {
+        What::Service { seconds, rounds } => {
+            command
+                .arg("service")
+                .args(["--seconds", &seconds.to_string()])
+                .args(["--rounds", &rounds.to_string()]);
+        }
+        What::Ledger {
+            seconds,
+            rounds,
+            users_large,
+            rows,
+            smoke,
+        } => {
+            command
+                .arg("ledger")
+                .args(["--seconds", &seconds.to_string()])
+                .args(["--rounds", &rounds.to_string()])
+                .args(["--users-large", &users_large.to_string()])
+                .arg("--json")
+                .arg(workspace.target.join("bench").join("ledger.json"));
+            for row in rows {
+                command.args(["--rows", &row.to_string()]);
+            }
+            if *smoke {
+                command.arg("--smoke");
+            }
+        }
+    }
 
-    Ok(if status.success() {
+    Ok(if command.status()?.success() {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE

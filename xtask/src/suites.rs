@@ -73,7 +73,8 @@ pub(crate) enum Kind {
     Selection,
     /// The tests that are chosen.
     Tests(Choice),
-    /// Programs that `cargo build` has made, each of which must end well.
+    /// Programs that `cargo build` has made, with their arguments, each of which must end well and say
+    /// something.
     Programs(&'static [&'static str]),
 }
 
@@ -346,6 +347,12 @@ pub(crate) const SUITES: &[Suite] = &[
             "examples/dashboard_cached",
             "examples/financial_transaction",
         ]),
+    ),
+    // Whether what the benchmarks compare is written right; how fast it is, `cargo xtask bench` tells.
+    suite(
+        "bench",
+        Backend::Servers,
+        Kind::Programs(&["abunfi-bench ledger --smoke"]),
     ),
     suite("openapi", Backend::None, Kind::Check(openapi::check)),
     suite(

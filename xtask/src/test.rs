@@ -218,7 +218,7 @@ impl Session<'_, '_> {
             Kind::Check(check) => check(self.workspace),
             Kind::Selection => self.selection(),
             Kind::Tests(choice) => self.tests(suite, choice),
-            Kind::Programs(programs) => self.programs(programs),
+            Kind::Programs(programs) => self.programs(suite, programs),
         }
     }
 
@@ -238,13 +238,32 @@ impl Session<'_, '_> {
         Ok(Outcome::check(pass_through(command.args(arguments))?.ok))
     }
 
-    fn programs(&self, programs: &[&str]) -> Result<Outcome> {
+    fn programs(&mut self, suite: &Suite, programs: &[&str]) -> Result<Outcome> {
+        let needs = suite.backend.needs();
+        let variables = if needs.is_empty() {
+            Ok(Vec::new())
+        } else {
+            self.servers().environment(needs)
+        };
+        let variables = match variables {
+            Ok(variables) => variables,
+            Err(missing) => {
+                return Ok(Outcome::NotRun {
+                    tests: u64::try_from(programs.len())?,
+                    why: missing.iter().map(|missing| missing.why.clone()).collect(),
+                    hint: missing.into_iter().map(|missing| missing.hint).collect(),
+                });
+            }
+        };
         let (mut passed, mut failed) = (0, 0);
         for program in programs {
             println!("  {program}");
+            let mut words = program.split_whitespace();
+            let name = words.next().unwrap_or_default();
             // In an empty folder, where a new user might be.
             let folder = tempfile::tempdir()?;
-            let mut command = self.workspace.command(&self.workspace.built(program));
+            let mut command = self.workspace.command(&self.workspace.built(name));
+            command.args(words).envs(variables.iter().cloned());
             let ok = pass_through(command.current_dir(folder.path()))
                 .map(|ran| ran.ok && !ran.output.trim().is_empty());
             match ok {

@@ -20,7 +20,33 @@ pub(crate) struct Measured {
     pub(crate) per_second: u64,
     pub(crate) p50: Duration,
     pub(crate) p99: Duration,
+    pub(crate) p999: Duration,
+    /// Requests that were answered, well or not.
+    pub(crate) answered: u64,
     pub(crate) errors: u64,
+}
+
+impl Measured {
+    /// What `latencies` in `elapsed` come to.
+    pub(crate) fn of(mut latencies: Vec<Duration>, elapsed: Duration, errors: u64) -> Result<Self> {
+        latencies.sort_unstable();
+        let answered = u64::try_from(latencies.len())?;
+        let at = |part: usize| {
+            latencies
+                .get(latencies.len() * part / 1_000)
+                .copied()
+                .unwrap_or_default()
+        };
+        let per_second = u128::from(answered) * 1_000_000 / elapsed.as_micros().max(1);
+        Ok(Self {
+            per_second: u64::try_from(per_second)?,
+            p50: at(500),
+            p99: at(990),
+            p999: at(999),
+            answered,
+            errors,
+        })
+    }
 }
 
 /// Runs `connections` clients against `address` for `span`. Any status outside 2xx is an error.
@@ -45,22 +71,7 @@ pub(crate) async fn run(
         latencies.extend(some);
         errors += failed;
     }
-    let elapsed = start.elapsed();
-    latencies.sort_unstable();
-    let count = u64::try_from(latencies.len())?;
-    let at = |part: usize| {
-        latencies
-            .get(latencies.len() * part / 1_000)
-            .copied()
-            .unwrap_or_default()
-    };
-    let per_second = u128::from(count) * 1_000_000 / elapsed.as_micros().max(1);
-    Ok(Measured {
-        per_second: u64::try_from(per_second)?,
-        p50: at(500),
-        p99: at(990),
-        errors,
-    })
+    Measured::of(latencies, start.elapsed(), errors)
 }
 
 async fn client(

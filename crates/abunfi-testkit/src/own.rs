@@ -263,6 +263,7 @@ pub struct Postgres {
     bin: PathBuf,
     account: Option<Account>,
     password: String,
+    settings: Vec<String>,
 }
 
 impl Postgres {
@@ -277,7 +278,15 @@ impl Postgres {
             bin,
             account: Account::unprivileged()?,
             password,
+            settings: Vec::new(),
         })
+    }
+
+    /// Runs the server with `setting` (`name=value`) too; the last of a name counts.
+    #[must_use]
+    pub fn with_setting(mut self, setting: impl Into<String>) -> Self {
+        self.settings.push(setting.into());
+        self
     }
 
     /// The version that the programs say.
@@ -364,6 +373,9 @@ impl Kind for Postgres {
             "checkpoint_timeout=30min",
             "log_min_messages=warning",
         ] {
+            command.arg("-c").arg(setting);
+        }
+        for setting in &self.settings {
             command.arg("-c").arg(setting);
         }
 

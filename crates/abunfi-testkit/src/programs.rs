@@ -52,6 +52,21 @@ pub fn find_postgres() -> Result<PathBuf> {
     )
 }
 
+/// A client program of `PostgreSQL` (`psql`, `pgbench`, …): beside the server's, which need not have any;
+/// else on the `PATH`; else where Debian keeps the versions side by side.
+///
+/// # Errors
+/// When there is none.
+pub fn find_postgres_client(name: &str) -> Result<PathBuf> {
+    let beside = find_postgres().ok().into_iter();
+    beside
+        .chain(path_folders())
+        .chain(debian_folders())
+        .map(|folder| folder.join(name))
+        .find(|path| path.is_file())
+        .with_context(|| format!("no {name} beside the server's programs or on the PATH"))
+}
+
 /// A `redis-server` that is new enough: the variable [`REDIS_SERVER`], then the `PATH`.
 ///
 /// # Errors

@@ -73,6 +73,21 @@ pub struct Backends {
     pub key_value: &'static str,
 }
 
+/// A store of the ledger around the platform's own: see [`DatabaseService::open_with_ledger`].
+pub struct LedgerAround {
+    pub wrap: Box<dyn FnOnce(Arc<dyn ledger::Store>) -> Arc<dyn ledger::Store> + Send>,
+    /// How many batches may be in flight at once.
+    pub shards: usize,
+}
+
+impl std::fmt::Debug for LedgerAround {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LedgerAround")
+            .field("shards", &self.shards)
+            .finish_non_exhaustive()
+    }
+}
+
 /// Why a platform could not be opened. Names what to mend; never holds a secret.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
@@ -115,12 +130,36 @@ impl DatabaseService {
     /// # Errors
     /// [`OpenError`]: what to mend.
     pub async fn open_with_clock(config: Config, clock: SharedClock) -> Result<Self, OpenError> {
+        Self::open_with(config, clock, None).await
+    }
+
+    /// The same, where `ledger` puts its own store around the platform's: for measuring one way of writing
+    /// the books against another below the same service.
+    ///
+    /// # Errors
+    /// [`OpenError`]: what to mend.
+    pub async fn open_with_ledger(
+        config: Config,
+        ledger: LedgerAround,
+    ) -> Result<Self, OpenError> {
+        Self::open_with(config, Arc::new(SystemClock), Some(ledger)).await
+    }
+
+    async fn open_with(
+        config: Config,
+        clock: SharedClock,
+        ledger: Option<LedgerAround>,
+    ) -> Result<Self, OpenError> {
         let default_asset =
             Asset::parse(&config.default_asset).ok_or_else(|| OpenError::Configuration {
                 variable: "DEFAULT_ASSET",
                 reason: "1 to 12 of A-Z and 0-9".to_owned(),
             })?;
-        let relational = Relational::open(&config).await?;
+        let mut relational = Relational::open(&config).await?;
+        if let Some(around) = ledger {
+            relational.ledger = (around.wrap)(relational.ledger);
+            relational.shards = around.shards;
+        }
         let memory = Memory::new(Arc::clone(&clock));
         let key_value = match &config.redis_url {
             Some(url) => {

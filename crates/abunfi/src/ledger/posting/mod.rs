@@ -8,6 +8,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use sha2::{Digest, Sha256};
+
 use super::{
     Action, Asset, BalanceAfter, Command, Details, Error, Idempotency, LedgerAccount, Outcome,
     Posted, Refusal, Settlement, Stage, StoredAnswer, Transaction, TransactionStatus,
@@ -240,6 +242,93 @@ impl AnswerKey {
             scope: idempotency.scope.clone(),
             key: idempotency.key.clone(),
         }
+    }
+}
+
+impl AnswerKey {
+    /// What stands for principal, scope and key in a store that keeps them short: the first half of SHA-256
+    /// over the three, with a NUL (which none of them holds) between.
+    #[must_use]
+    pub fn hash(&self) -> uuid::Uuid {
+        let hash: [u8; 32] = Sha256::new()
+            .chain_update(self.principal.as_str())
+            .chain_update([0])
+            .chain_update(&self.scope)
+            .chain_update([0])
+            .chain_update(&self.key)
+            .finalize()
+            .into();
+        uuid::Uuid::from_bytes(hash.first_chunk().copied().unwrap_or_default())
+    }
+}
+
+/// How an answer is kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Kept {
+    /// A finished transaction, and the audit row (by its `seq` in the account's chain) that finished it, say
+    /// all of the answer, and neither ever changes: [`rebuild`] puts it together, byte for byte.
+    Rows(TransactionId, i64),
+    /// A refusal, or a transaction that may still change: JSON.
+    Text(String),
+}
+
+impl Kept {
+    /// # Errors
+    /// Never in practice: an answer has no keys that are not texts.
+    pub fn of(answer: &StoredAnswer) -> Result<Self, serde_json::Error> {
+        match &answer.result {
+            Ok(posted) if posted.transaction.status != TransactionStatus::Pending => {
+                Ok(Self::Rows(posted.transaction.id, posted.balance.version))
+            }
+            _ => serde_json::to_string(answer).map(Self::Text),
+        }
+    }
+
+    /// The rows that say it, if they do.
+    #[must_use]
+    pub const fn rows(&self) -> Option<(TransactionId, i64)> {
+        match self {
+            Self::Rows(id, seq) => Some((*id, *seq)),
+            Self::Text(_) => None,
+        }
+    }
+
+    /// The whole answer, if it has to be kept.
+    #[must_use]
+    pub fn text(&self) -> Option<&str> {
+        match self {
+            Self::Rows(..) => None,
+            Self::Text(text) => Some(text),
+        }
+    }
+}
+
+/// The answer that a finished transaction and the audit row that finished it stand for: see [`Kept::Rows`].
+#[must_use]
+pub fn rebuild(
+    transaction: Transaction,
+    request_id: String,
+    seq: i64,
+    after: &AmountsAfter,
+) -> StoredAnswer {
+    let balance = BalanceAfter {
+        asset: transaction.asset.clone(),
+        available: after.available,
+        locked: after.locked,
+        total: after
+            .available
+            .checked_add(after.locked)
+            .unwrap_or(Amount::MAX),
+        shares: after.shares,
+        locked_shares: after.locked_shares,
+        version: seq,
+    };
+    StoredAnswer {
+        request_id,
+        result: Ok(Posted {
+            transaction,
+            balance,
+        }),
     }
 }
 

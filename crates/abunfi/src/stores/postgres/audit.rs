@@ -2,9 +2,10 @@
 
 use async_trait::async_trait;
 use sqlx::PgConnection;
-use sqlx::postgres::PgRow;
+use sqlx::postgres::{PgArguments, PgRow};
+use sqlx::query::Query;
 
-use super::columns::{Columns, at, column, limit};
+use super::columns::{Columns, at, column, limit, sparse};
 use super::lane::scoped;
 use super::{Postgres, user_exists};
 use crate::audit::{
@@ -58,68 +59,77 @@ pub(super) async fn append(
 
 /// Writes sealed rows, and the personal content that they commit to, each with the index of its row: at
 /// most two statements, however many rows. The caller holds the locks of their chains and moves the heads.
-pub(super) async fn insert(
+async fn insert(
     connection: &mut PgConnection,
     entries: &[Entry],
     private: &[(usize, Private)],
 ) -> Result<(), sqlx::Error> {
     if !entries.is_empty() {
-        insert_entries(connection, entries).await?;
+        bind(sqlx::query(INSERT), entries)
+            .execute(&mut *connection)
+            .await?;
     }
+    keep_private(connection, entries, private).await
+}
+
+/// Writes the personal content that `entries` commit to, each with the index of its row, if there is any.
+pub(super) async fn keep_private(
+    connection: &mut PgConnection,
+    entries: &[Entry],
+    private: &[(usize, Private)],
+) -> Result<(), sqlx::Error> {
     let private: Vec<(&Entry, &Private)> = private
         .iter()
         .filter_map(|(index, private)| entries.get(*index).map(|entry| (entry, private)))
         .collect();
-    if !private.is_empty() {
-        insert_private(connection, &private).await?;
+    if private.is_empty() {
+        return Ok(());
     }
-    Ok(())
+    insert_private(connection, &private).await
 }
 
-async fn insert_entries(
-    connection: &mut PgConnection,
+const INSERT: &str = "INSERT INTO audit (
+     user_id, chain, seq, transaction_id, action, previous_status, new_status, amount, shares,
+     available_after, locked_after, shares_after, locked_shares_after,
+     actor_kind, actor_id, actor_session_id, request_id, at,
+     reason_commitment, data_commitment, previous_hash, hash, trace_id)
+ SELECT * FROM unnest(
+     $1::uuid[], $2::text[], $3::bigint[], $4::uuid[], $5::text[], $6::text[], $7::text[],
+     $8::bigint[], $9::bigint[], $10::bigint[], $11::bigint[], $12::bigint[], $13::bigint[],
+     $14::text[], $15::text[], $16::uuid[], $17::text[], $18::timestamptz[],
+     $19::bytea[], $20::bytea[], $21::bytea[], $22::bytea[], $23::text[])";
+
+/// Binds the columns of `entries` as the next 23 parameters: arrays, in the order of [`INSERT`].
+pub(super) fn bind<'q>(
+    query: Query<'q, sqlx::Postgres, PgArguments>,
     entries: &[Entry],
-) -> Result<(), sqlx::Error> {
+) -> Query<'q, sqlx::Postgres, PgArguments> {
     let after =
-        |of: fn(&AmountsAfter) -> i64| column(entries, |entry| entry.after.as_ref().map(of));
-    sqlx::query(
-        "INSERT INTO audit (
-             user_id, chain, seq, transaction_id, action, previous_status, new_status, amount, shares,
-             available_after, locked_after, shares_after, locked_shares_after,
-             actor_kind, actor_id, actor_session_id, request_id, at,
-             reason_commitment, data_commitment, previous_hash, hash, trace_id)
-         SELECT * FROM unnest(
-             $1::uuid[], $2::text[], $3::bigint[], $4::uuid[], $5::text[], $6::text[], $7::text[],
-             $8::bigint[], $9::bigint[], $10::bigint[], $11::bigint[], $12::bigint[], $13::bigint[],
-             $14::text[], $15::text[], $16::uuid[], $17::text[], $18::timestamptz[],
-             $19::bytea[], $20::bytea[], $21::bytea[], $22::bytea[], $23::text[])",
-    )
-    .bind(column(entries, |entry| entry.user_id.0))
-    .bind(column(entries, |entry| entry.chain.as_str()))
-    .bind(column(entries, |entry| entry.seq))
-    .bind(column(entries, |entry| entry.transaction_id.map(|id| id.0)))
-    .bind(column(entries, |entry| entry.action.as_str()))
-    .bind(column(entries, |entry| entry.previous_status.as_deref()))
-    .bind(column(entries, |entry| entry.new_status.as_deref()))
-    .bind(column(entries, |entry| entry.amount.map(Amount::micros)))
-    .bind(column(entries, |entry| entry.shares.map(Amount::micros)))
-    .bind(after(|after| after.available.micros()))
-    .bind(after(|after| after.locked.micros()))
-    .bind(after(|after| after.shares.micros()))
-    .bind(after(|after| after.locked_shares.micros()))
-    .bind(column(entries, |entry| entry.actor.kind.as_str()))
-    .bind(column(entries, |entry| entry.actor.id.as_str()))
-    .bind(column(entries, |entry| entry.actor.session_id.map(|id| id.0)))
-    .bind(column(entries, |entry| entry.request_id.as_str()))
-    .bind(column(entries, |entry| at(entry.at)))
-    .bind(column(entries, |entry| entry.reason_commitment.map(Vec::from)))
-    .bind(column(entries, |entry| entry.data_commitment.map(Vec::from)))
-    .bind(column(entries, |entry| entry.previous_hash.to_vec()))
-    .bind(column(entries, |entry| entry.hash.to_vec()))
-    .bind(column(entries, |entry| entry.trace_id.as_deref()))
-    .execute(connection)
-    .await?;
-    Ok(())
+        |of: fn(&AmountsAfter) -> i64| sparse(entries, |entry| entry.after.as_ref().map(of));
+    query
+        .bind(column(entries, |entry| entry.user_id.0))
+        .bind(column(entries, |entry| entry.chain.clone()))
+        .bind(column(entries, |entry| entry.seq))
+        .bind(sparse(entries, |entry| entry.transaction_id.map(|id| id.0)))
+        .bind(column(entries, |entry| entry.action.clone()))
+        .bind(sparse(entries, |entry| entry.previous_status.clone()))
+        .bind(sparse(entries, |entry| entry.new_status.clone()))
+        .bind(sparse(entries, |entry| entry.amount.map(Amount::micros)))
+        .bind(sparse(entries, |entry| entry.shares.map(Amount::micros)))
+        .bind(after(|after| after.available.micros()))
+        .bind(after(|after| after.locked.micros()))
+        .bind(after(|after| after.shares.micros()))
+        .bind(after(|after| after.locked_shares.micros()))
+        .bind(column(entries, |entry| entry.actor.kind.as_str()))
+        .bind(column(entries, |entry| entry.actor.id.clone()))
+        .bind(sparse(entries, |entry| entry.actor.session_id.map(|id| id.0)))
+        .bind(column(entries, |entry| entry.request_id.clone()))
+        .bind(column(entries, |entry| at(entry.at)))
+        .bind(sparse(entries, |entry| entry.reason_commitment.map(Vec::from)))
+        .bind(sparse(entries, |entry| entry.data_commitment.map(Vec::from)))
+        .bind(column(entries, |entry| entry.previous_hash.to_vec()))
+        .bind(column(entries, |entry| entry.hash.to_vec()))
+        .bind(sparse(entries, |entry| entry.trace_id.clone()))
 }
 
 async fn insert_private(

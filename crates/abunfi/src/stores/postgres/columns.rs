@@ -146,3 +146,16 @@ pub(super) fn limit(rows: u32) -> i64 {
 pub(super) fn column<'r, R, T>(rows: &'r [R], of: impl Fn(&'r R) -> T) -> Vec<T> {
     rows.iter().map(of).collect()
 }
+
+/// The same for a column that few rows have, or none: then the array is empty, which costs nothing, and
+/// `unnest` fills it up with NULL beside longer ones.
+pub(super) fn sparse<'r, R, T>(
+    rows: &'r [R],
+    of: impl Fn(&'r R) -> Option<T>,
+) -> Vec<Option<T>> {
+    let values = column(rows, of);
+    if values.iter().all(Option::is_none) {
+        return Vec::new();
+    }
+    values
+}

@@ -1,19 +1,25 @@
 //! Before a decision: locks the accounts, then reads what else decides.
 
+use std::collections::HashMap;
+
 use serde_json::Value;
 use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, Row};
 use uuid::Uuid;
 
-use super::{AnswerArrays, Result, from_json, key_arrays};
-use crate::audit::Head;
-use crate::context::Principal;
+use super::{Result, from_json, key_arrays};
+use crate::audit::{AmountsAfter, Head};
 use crate::faults::{self, Bug};
 use crate::ids::UserId;
-use crate::ledger::posting::{Account, AccountKey, Answer, AnswerKey, Books, References, Totals};
-use crate::ledger::{Asset, Command, Refusal, Transaction, TransactionStatus, TransactionType};
+use crate::ledger::posting::{
+    Account, AccountKey, Answer, AnswerKey, Books, References, Totals, rebuild,
+};
+use crate::ledger::{
+    Asset, Command, Refusal, StoredAnswer, Transaction, TransactionStatus, TransactionType,
+};
 use crate::money::Decimal18;
 use crate::stores::postgres::columns::{Columns, json};
+use crate::stores::postgres::error::undecodable;
 use crate::users::UserStatus;
 
 /// Locks the accounts that the commands concern, and reads what else decides.
@@ -143,33 +149,104 @@ async fn load_answers(conn: &mut PgConnection, refs: &References, books: &mut Bo
     if refs.answers.is_empty() {
         return Ok(());
     }
-    let keys = AnswerArrays::of(refs.answers.iter());
+    let (users, hashes): (Vec<Uuid>, Vec<Uuid>) = refs
+        .answers
+        .iter()
+        .map(|key| (key.user_id.uuid(), key.hash()))
+        .unzip();
     let rows = sqlx::query(
-        "SELECT i.user_id, i.principal, i.scope, i.key, i.fingerprint, i.answer, i.created_at
-         FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[]) AS k (user_id, principal, scope, key)
-         JOIN idempotency_keys i USING (user_id, principal, scope, key)",
+        "SELECT k.place, i.transaction_id, i.seq, i.created_at, i.fingerprint, i.answer
+         FROM unnest($1::uuid[], $2::uuid[]) WITH ORDINALITY AS k (user_id, key_hash, place)
+         JOIN idempotency_keys i USING (user_id, key_hash)",
     )
-    .bind(keys.users)
-    .bind(keys.principals)
-    .bind(keys.scopes)
-    .bind(keys.keys)
-    .fetch_all(conn)
+    .bind(users)
+    .bind(hashes)
+    .fetch_all(&mut *conn)
     .await?;
+    if rows.is_empty() {
+        return Ok(());
+    }
+    let mut rebuilt = rebuild_answers(conn, refs, &rows).await?;
+    // The keys went out in the order of the set, so their place finds them again.
+    let wanted: Vec<&AnswerKey> = refs.answers.iter().collect();
     for row in &rows {
-        let key = AnswerKey {
-            user_id: row.id("user_id")?,
-            principal: Principal::stored(row.text("principal")?),
-            scope: row.text("scope")?,
-            key: row.text("key")?,
+        let place = row.integer("place")?;
+        let key = wanted_at(&wanted, place)?;
+        let answer = match row.optional_text("answer")? {
+            Some(text) => from_json("answer", &text)?,
+            None => rebuilt
+                .remove(&place)
+                .ok_or_else(|| undecodable("answer", "its rows are not there"))?,
         };
         let answer = Answer {
             fingerprint: row.hash("fingerprint")?,
-            answer: from_json("answer", &row.text("answer")?)?,
+            answer,
             at: row.timestamp("created_at")?,
         };
-        books.answers.insert(key, answer);
+        books.answers.insert(key.clone(), answer);
     }
     Ok(())
+}
+
+/// The answers among `rows` that finished transactions and their audit rows stand for, by place.
+async fn rebuild_answers(
+    conn: &mut PgConnection,
+    refs: &References,
+    rows: &[PgRow],
+) -> Result<HashMap<i64, StoredAnswer>> {
+    let wanted: Vec<&AnswerKey> = refs.answers.iter().collect();
+    let (mut places, mut users, mut ids, mut seqs) = (vec![], vec![], vec![], vec![]);
+    for row in rows {
+        if let Some(id) = row.try_get::<Option<Uuid>, _>("transaction_id")? {
+            let place = row.integer("place")?;
+            places.push(place);
+            users.push(wanted_at(&wanted, place)?.user_id.uuid());
+            ids.push(id);
+            seqs.push(row.integer("seq")?);
+        }
+    }
+    if places.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let rows = sqlx::query(
+        "SELECT k.place, t.*, a.seq, a.request_id, a.available_after, a.locked_after, a.shares_after,
+                a.locked_shares_after
+         FROM unnest($1::bigint[], $2::uuid[], $3::uuid[], $4::bigint[]) AS k (place, user_id, transaction_id, seq)
+         JOIN transactions t ON t.user_id = k.user_id AND t.transaction_id = k.transaction_id
+         JOIN audit a ON a.user_id = k.user_id AND a.chain = t.asset AND a.seq = k.seq
+             AND a.transaction_id = k.transaction_id",
+    )
+    .bind(places)
+    .bind(users)
+    .bind(ids)
+    .bind(seqs)
+    .fetch_all(conn)
+    .await?;
+    rows.iter()
+        .map(|row| {
+            let after = AmountsAfter {
+                available: row.amount("available_after")?,
+                locked: row.amount("locked_after")?,
+                shares: row.amount("shares_after")?,
+                locked_shares: row.amount("locked_shares_after")?,
+            };
+            let answer = rebuild(
+                transaction(row)?,
+                row.text("request_id")?,
+                row.integer("seq")?,
+                &after,
+            );
+            Ok((row.integer("place")?, answer))
+        })
+        .collect()
+}
+
+/// The key at a place of `WITH ORDINALITY`, which counts from 1.
+fn wanted_at<'k>(wanted: &[&'k AnswerKey], place: i64) -> Result<&'k AnswerKey> {
+    usize::try_from(place - 1)
+        .ok()
+        .and_then(|index| wanted.get(index).copied())
+        .ok_or_else(|| undecodable("place", "out of range"))
 }
 
 async fn load_transactions(

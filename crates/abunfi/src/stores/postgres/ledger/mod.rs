@@ -24,7 +24,7 @@ use crate::documents::Expected;
 use crate::error::StoreError;
 use crate::faults::{self, Point};
 use crate::ids::{TransactionId, UserId};
-use crate::ledger::posting::{AccountKey, AnswerKey};
+use crate::ledger::posting::AccountKey;
 use crate::ledger::{
     Asset, AssetInfo, AtomicBatch, Balance, BatchClaim, BatchKey, BatchOutcome, Command, Error,
     Outcome, Page, Stats, Store, Transaction, TransactionFilter, TrialBalance, asset_tag,
@@ -242,11 +242,10 @@ impl Store for Postgres {
                 // What a writer holds is left for the next time; MATERIALIZED: never more than LIMIT.
                 for statement in [
                     "WITH old AS MATERIALIZED (
-                         SELECT user_id, principal, scope, key FROM idempotency_keys WHERE created_at < $1
+                         SELECT user_id, key_hash FROM idempotency_keys WHERE created_at < $1
                          ORDER BY created_at LIMIT $2 FOR UPDATE SKIP LOCKED)
                      DELETE FROM idempotency_keys AS k USING old
-                     WHERE (k.user_id, k.principal, k.scope, k.key)
-                         = (old.user_id, old.principal, old.scope, old.key)",
+                     WHERE (k.user_id, k.key_hash) = (old.user_id, old.key_hash)",
                     "WITH old AS MATERIALIZED (
                          SELECT principal, key FROM batch_keys WHERE created_at < $1
                          ORDER BY created_at LIMIT $2 FOR UPDATE SKIP LOCKED)
@@ -345,32 +344,6 @@ async fn insert_batch(
     .execute(conn)
     .await?;
     Ok(())
-}
-
-/// The key columns of idempotency rows as parallel arrays.
-struct AnswerArrays {
-    users: Vec<Uuid>,
-    principals: Vec<String>,
-    scopes: Vec<String>,
-    keys: Vec<String>,
-}
-
-impl AnswerArrays {
-    fn of<'a>(keys: impl Iterator<Item = &'a AnswerKey>) -> Self {
-        let mut arrays = Self {
-            users: vec![],
-            principals: vec![],
-            scopes: vec![],
-            keys: vec![],
-        };
-        for key in keys {
-            arrays.users.push(key.user_id.uuid());
-            arrays.principals.push(key.principal.as_str().to_owned());
-            arrays.scopes.push(key.scope.clone());
-            arrays.keys.push(key.key.clone());
-        }
-        arrays
-    }
 }
 
 fn key_arrays<'a>(keys: impl Iterator<Item = &'a AccountKey>) -> (Vec<Uuid>, Vec<String>) {

@@ -1,140 +1,213 @@
-//! After a decision: every row that changed, one statement for each table.
+//! After a decision: every row that changed, in as few statements as there are sorts of changes.
 
 use sqlx::PgConnection;
+use sqlx::postgres::PgArguments;
+use sqlx::query::Query;
 use time::OffsetDateTime;
 
-use super::{AnswerArrays, Result, key_arrays, to_json};
-use crate::clock::Timestamp;
+use super::{Result, key_arrays};
+use crate::audit::Entry;
 use crate::faults::{self, Bug};
-use crate::ledger::posting::{Account, AccountKey, Answer, AnswerKey, Books, Effects};
-use crate::ledger::{LedgerAccount, Transaction};
+use crate::ledger::Transaction;
+use crate::ledger::posting::{Account, AccountKey, Answer, AnswerKey, Books, Kept, LedgerEntry};
 use crate::money::Amount;
 use crate::stores::postgres::audit;
+use crate::stores::postgres::columns::{at, column, sparse};
 
-/// Writes all effects: accounts, transactions, entries, audit rows, answers.
+/// Writes all effects: accounts, transactions, entries, audit rows, answers. What every posting writes is one
+/// statement, so that a batch costs one round trip; what only some write is beside it.
 pub(super) async fn write(conn: &mut PgConnection, books: &Books) -> Result<()> {
     let effects = &books.effects;
-    update_accounts(conn, books).await?;
-    insert_transactions(conn, books).await?;
+    if effects.is_empty() {
+        return Ok(());
+    }
     update_transactions(conn, books).await?;
-    insert_entries(conn, effects).await?;
-    let answers_apart = faults::has(Bug::AnswerInItsOwnTransaction);
-    if !answers_apart {
-        insert_answers(conn, books).await?;
+    let mut rows = Rows::of(books);
+    let apart = rows.taken_apart();
+    rows.write(conn).await?;
+    if let Some((bug, apart)) = apart {
+        faults::split_postgres(bug, conn).await?;
+        apart.write(conn).await?;
     }
-    faults::split_postgres(Bug::AuditOutside, conn).await?;
-    audit::insert(conn, &effects.audit, &effects.private).await?;
-    if answers_apart {
-        faults::split_postgres(Bug::AnswerInItsOwnTransaction, conn).await?;
-        insert_answers(conn, books).await?;
-    }
-    Ok(())
+    audit::keep_private(conn, &effects.audit, &effects.private).await
 }
 
-async fn update_accounts(conn: &mut PgConnection, books: &Books) -> Result<()> {
-    let rows: Vec<(&AccountKey, &Account)> = books
-        .effects
-        .accounts
-        .iter()
-        .filter_map(|key| books.accounts.get(key).map(|account| (key, account)))
-        .collect();
-    if rows.is_empty() {
-        return Ok(());
+/// Arrays that are shorter than others (here: empty, when no row has a value) are filled up with NULL by
+/// `unnest`. The order in which the parts run is not defined, and does not matter: none reads what another
+/// writes, and what holds between the tables is checked when all are done.
+const POSTINGS: &str = "
+WITH changed AS (
+    UPDATE accounts a SET
+        available = n.available, locked = n.locked, shares = n.shares, locked_shares = n.locked_shares,
+        deposited = n.deposited, withdrawn = n.withdrawn, total_yield_earned = n.yield_earned,
+        bonuses = n.bonuses, fees = n.fees, last_yield_at = n.last_yield_at, pending = n.pending,
+        version = n.version, chain_hash = n.chain_hash, chain_at = n.chain_at
+    FROM unnest($1::uuid[], $2::text[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[],
+                $8::bigint[], $9::bigint[], $10::bigint[], $11::bigint[], $12::timestamptz[], $13::int[],
+                $14::bigint[], $15::bytea[], $16::timestamptz[])
+         AS n (user_id, asset, available, locked, shares, locked_shares, deposited, withdrawn, yield_earned,
+               bonuses, fees, last_yield_at, pending, version, chain_hash, chain_at)
+    WHERE a.user_id = n.user_id AND a.asset = n.asset
+), posted AS (
+    INSERT INTO transactions (user_id, transaction_id, type, status, asset, amount, shares, expires_at,
+        submitted_at, client_reference, tx_hash, block_number, gas_used, gas_fee, confirmations,
+        exchange_rate, amount_vnd, metadata, error_message, created_at, confirmed_at)
+    SELECT * FROM unnest($17::uuid[], $18::uuid[], $19::text[], $20::text[], $21::text[], $22::bigint[],
+        $23::bigint[], $24::timestamptz[], $25::timestamptz[], $26::text[], $27::text[], $28::bigint[],
+        $29::bigint[], $30::text[], $31::bigint[], $32::text[], $33::bigint[], $34::text[], $35::text[],
+        $36::timestamptz[], $37::timestamptz[])
+), entered AS (
+    INSERT INTO entries (user_id, transaction_id, account, asset, amount, at)
+    SELECT * FROM unnest($38::uuid[], $39::uuid[], $40::text[], $41::text[], $42::bigint[], $43::timestamptz[])
+), answered AS (
+    INSERT INTO idempotency_keys (user_id, key_hash, transaction_id, seq, created_at, fingerprint, answer)
+    SELECT * FROM unnest($44::uuid[], $45::uuid[], $46::uuid[], $47::bigint[], $48::timestamptz[],
+        $49::bytea[], $50::text[])
+)
+INSERT INTO audit (
+    user_id, chain, seq, transaction_id, action, previous_status, new_status, amount, shares,
+    available_after, locked_after, shares_after, locked_shares_after,
+    actor_kind, actor_id, actor_session_id, request_id, at,
+    reason_commitment, data_commitment, previous_hash, hash, trace_id)
+SELECT * FROM unnest(
+    $51::uuid[], $52::text[], $53::bigint[], $54::uuid[], $55::text[], $56::text[], $57::text[],
+    $58::bigint[], $59::bigint[], $60::bigint[], $61::bigint[], $62::bigint[], $63::bigint[],
+    $64::text[], $65::text[], $66::uuid[], $67::text[], $68::timestamptz[],
+    $69::bytea[], $70::bytea[], $71::bytea[], $72::bytea[], $73::text[])";
+
+type Arguments<'q> = Query<'q, sqlx::Postgres, PgArguments>;
+
+/// What [`POSTINGS`] writes.
+#[derive(Default)]
+struct Rows<'a> {
+    accounts: Vec<(&'a AccountKey, &'a Account)>,
+    transactions: Vec<&'a Transaction>,
+    entries: &'a [LedgerEntry],
+    answers: Vec<(&'a AnswerKey, &'a Answer)>,
+    audit: &'a [Entry],
+}
+
+impl<'a> Rows<'a> {
+    fn of(books: &'a Books) -> Self {
+        let effects = &books.effects;
+        Self {
+            accounts: effects
+                .accounts
+                .iter()
+                .filter_map(|key| books.accounts.get(key).map(|account| (key, account)))
+                .collect(),
+            transactions: effects
+                .inserted
+                .iter()
+                .filter_map(|key| books.transactions.get(key))
+                .collect(),
+            entries: &effects.entries,
+            answers: effects
+                .answers
+                .iter()
+                .filter_map(|key| books.answers.get(key).map(|answer| (key, answer)))
+                .collect(),
+            audit: &effects.audit,
+        }
     }
+
+    /// What a seeded bug writes in a transaction of its own, taken out of these; nothing, where there is none.
+    fn taken_apart(&mut self) -> Option<(Bug, Self)> {
+        let mut apart = Self::default();
+        if faults::has(Bug::AuditOutside) {
+            apart.audit = std::mem::take(&mut self.audit);
+            Some((Bug::AuditOutside, apart))
+        } else if faults::has(Bug::AnswerInItsOwnTransaction) {
+            apart.answers = std::mem::take(&mut self.answers);
+            Some((Bug::AnswerInItsOwnTransaction, apart))
+        } else {
+            None
+        }
+    }
+
+    async fn write(&self, conn: &mut PgConnection) -> Result<()> {
+        let query = bind_accounts(sqlx::query(POSTINGS), &self.accounts);
+        let query = bind_transactions(query, &self.transactions);
+        let query = bind_entries(query, self.entries);
+        let query = bind_answers(query, &self.answers)?;
+        audit::bind(query, self.audit).execute(conn).await?;
+        Ok(())
+    }
+}
+
+fn bind_accounts<'q>(query: Arguments<'q>, rows: &[(&AccountKey, &Account)]) -> Arguments<'q> {
     let (users, assets) = key_arrays(rows.iter().map(|(key, _)| *key));
-    let column = |value: fn(&Account) -> i64| {
-        rows.iter()
-            .map(|(_, account)| value(account))
-            .collect::<Vec<_>>()
-    };
-    sqlx::query(
-        "UPDATE accounts a SET
-             available = n.available, locked = n.locked, shares = n.shares, locked_shares = n.locked_shares,
-             deposited = n.deposited, withdrawn = n.withdrawn, total_yield_earned = n.yield_earned,
-             bonuses = n.bonuses, fees = n.fees, last_yield_at = n.last_yield_at, pending = n.pending,
-             version = n.version, chain_hash = n.chain_hash, chain_at = n.chain_at
-         FROM unnest($1::uuid[], $2::text[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[],
-                     $8::bigint[], $9::bigint[], $10::bigint[], $11::bigint[], $12::timestamptz[], $13::int[],
-                     $14::bigint[], $15::bytea[], $16::timestamptz[])
-              AS n (user_id, asset, available, locked, shares, locked_shares, deposited, withdrawn, yield_earned,
-                    bonuses, fees, last_yield_at, pending, version, chain_hash, chain_at)
-         WHERE a.user_id = n.user_id AND a.asset = n.asset",
-    )
-    .bind(users)
-    .bind(assets)
-    .bind(column(|account| account.available.micros()))
-    .bind(column(|account| account.locked.micros()))
-    .bind(column(|account| account.shares.micros()))
-    .bind(column(|account| account.locked_shares.micros()))
-    .bind(column(|account| account.totals.deposited))
-    .bind(column(|account| account.totals.withdrawn))
-    .bind(column(|account| account.totals.yield_earned))
-    .bind(column(|account| account.totals.bonuses))
-    .bind(column(|account| account.totals.fees))
-    .bind(rows.iter().map(|(_, account)| account.last_yield_at.map(OffsetDateTime::from)).collect::<Vec<_>>())
-    .bind(rows.iter().map(|(_, account)| account.pending).collect::<Vec<_>>())
-    .bind(column(|account| account.head.seq))
-    .bind(rows.iter().map(|(_, account)| account.head.hash.to_vec()).collect::<Vec<_>>())
-    .bind(rows.iter().map(|(_, account)| OffsetDateTime::from(account.head_at)).collect::<Vec<_>>())
-    .execute(conn)
-    .await?;
-    Ok(())
+    let amounts = |value: fn(&Account) -> i64| column(rows, |(_, account)| value(account));
+    query
+        .bind(users)
+        .bind(assets)
+        .bind(amounts(|account| account.available.micros()))
+        .bind(amounts(|account| account.locked.micros()))
+        .bind(amounts(|account| account.shares.micros()))
+        .bind(amounts(|account| account.locked_shares.micros()))
+        .bind(amounts(|account| account.totals.deposited))
+        .bind(amounts(|account| account.totals.withdrawn))
+        .bind(amounts(|account| account.totals.yield_earned))
+        .bind(amounts(|account| account.totals.bonuses))
+        .bind(amounts(|account| account.totals.fees))
+        .bind(sparse(rows, |(_, account)| account.last_yield_at.map(at)))
+        .bind(column(rows, |(_, account)| account.pending))
+        .bind(amounts(|account| account.head.seq))
+        .bind(column(rows, |(_, account)| account.head.hash.to_vec()))
+        .bind(column(rows, |(_, account)| at(account.head_at)))
 }
 
-async fn insert_transactions(conn: &mut PgConnection, books: &Books) -> Result<()> {
-    let rows: Vec<&Transaction> = books
-        .effects
-        .inserted
+fn bind_transactions<'q>(query: Arguments<'q>, rows: &[&Transaction]) -> Arguments<'q> {
+    query
+        .bind(column(rows, |tx| tx.user_id.uuid()))
+        .bind(column(rows, |tx| tx.id.uuid()))
+        .bind(column(rows, |tx| tx.kind.as_str()))
+        .bind(column(rows, |tx| tx.status.as_str()))
+        .bind(column(rows, |tx| tx.asset.as_str().to_owned()))
+        .bind(column(rows, |tx| tx.amount.micros()))
+        .bind(column(rows, |tx| tx.shares.micros()))
+        .bind(sparse(rows, |tx| tx.expires_at.map(at)))
+        .bind(sparse(rows, |tx| tx.submitted_at.map(at)))
+        .bind(sparse(rows, |tx| tx.client_reference.clone()))
+        .bind(sparse(rows, |tx| tx.tx_hash.clone()))
+        .bind(sparse(rows, |tx| tx.block_number))
+        .bind(sparse(rows, |tx| tx.gas_used))
+        .bind(sparse(rows, |tx| tx.gas_fee.map(|fee| fee.to_string())))
+        .bind(column(rows, |tx| tx.confirmations))
+        .bind(sparse(rows, |tx| tx.exchange_rate.map(|rate| rate.to_string())))
+        .bind(sparse(rows, |tx| tx.amount_vnd.map(Amount::micros)))
+        .bind(sparse(rows, |tx| metadata_text(tx)))
+        .bind(sparse(rows, |tx| tx.error_message.clone()))
+        .bind(column(rows, |tx| at(tx.created_at)))
+        .bind(sparse(rows, |tx| tx.confirmed_at.map(at)))
+}
+
+fn bind_entries<'q>(query: Arguments<'q>, rows: &[LedgerEntry]) -> Arguments<'q> {
+    query
+        .bind(column(rows, |entry| entry.user_id.uuid()))
+        .bind(column(rows, |entry| entry.transaction_id.uuid()))
+        .bind(column(rows, |entry| entry.account.as_str()))
+        .bind(column(rows, |entry| entry.asset.as_str().to_owned()))
+        .bind(column(rows, |entry| entry.amount))
+        .bind(column(rows, |entry| at(entry.at)))
+}
+
+fn bind_answers<'q>(
+    query: Arguments<'q>,
+    rows: &[(&AnswerKey, &Answer)],
+) -> Result<Arguments<'q>> {
+    let kept: Vec<Kept> = rows
         .iter()
-        .filter_map(|key| books.transactions.get(key))
-        .collect();
-    if rows.is_empty() {
-        return Ok(());
-    }
-    let texts = |value: fn(&Transaction) -> Option<String>| {
-        rows.iter().map(|tx| value(tx)).collect::<Vec<_>>()
-    };
-    let counts = |value: fn(&Transaction) -> Option<i64>| {
-        rows.iter().map(|tx| value(tx)).collect::<Vec<_>>()
-    };
-    let times = |value: fn(&Transaction) -> Option<Timestamp>| {
-        rows.iter()
-            .map(|tx| value(tx).map(OffsetDateTime::from))
-            .collect::<Vec<_>>()
-    };
-    sqlx::query(
-        "INSERT INTO transactions (user_id, transaction_id, type, status, asset, amount, shares, expires_at,
-             submitted_at, client_reference, tx_hash, block_number, gas_used, gas_fee, confirmations,
-             exchange_rate, amount_vnd, metadata, error_message, created_at, confirmed_at)
-         SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::text[], $6::bigint[],
-             $7::bigint[], $8::timestamptz[], $9::timestamptz[], $10::text[], $11::text[], $12::bigint[],
-             $13::bigint[], $14::text[], $15::bigint[], $16::text[], $17::bigint[], $18::text[], $19::text[],
-             $20::timestamptz[], $21::timestamptz[])",
-    )
-    .bind(rows.iter().map(|tx| tx.user_id.uuid()).collect::<Vec<_>>())
-    .bind(rows.iter().map(|tx| tx.id.uuid()).collect::<Vec<_>>())
-    .bind(rows.iter().map(|tx| tx.kind.as_str()).collect::<Vec<_>>())
-    .bind(rows.iter().map(|tx| tx.status.as_str()).collect::<Vec<_>>())
-    .bind(rows.iter().map(|tx| tx.asset.as_str()).collect::<Vec<_>>())
-    .bind(rows.iter().map(|tx| tx.amount.micros()).collect::<Vec<_>>())
-    .bind(rows.iter().map(|tx| tx.shares.micros()).collect::<Vec<_>>())
-    .bind(times(|tx| tx.expires_at))
-    .bind(times(|tx| tx.submitted_at))
-    .bind(texts(|tx| tx.client_reference.clone()))
-    .bind(texts(|tx| tx.tx_hash.clone()))
-    .bind(counts(|tx| tx.block_number))
-    .bind(counts(|tx| tx.gas_used))
-    .bind(texts(|tx| tx.gas_fee.map(|fee| fee.to_string())))
-    .bind(rows.iter().map(|tx| tx.confirmations).collect::<Vec<_>>())
-    .bind(texts(|tx| tx.exchange_rate.map(|rate| rate.to_string())))
-    .bind(counts(|tx| tx.amount_vnd.map(Amount::micros)))
-    .bind(texts(metadata_text))
-    .bind(texts(|tx| tx.error_message.clone()))
-    .bind(rows.iter().map(|tx| OffsetDateTime::from(tx.created_at)).collect::<Vec<_>>())
-    .bind(times(|tx| tx.confirmed_at))
-    .execute(conn)
-    .await?;
-    Ok(())
+        .map(|(_, row)| Kept::of(&row.answer).map_err(|error| sqlx::Error::Encode(error.into())))
+        .collect::<Result<_>>()?;
+    Ok(query
+        .bind(column(rows, |(key, _)| key.user_id.uuid()))
+        .bind(column(rows, |(key, _)| key.hash()))
+        .bind(sparse(&kept, |kept| kept.rows().map(|(id, _)| id.uuid())))
+        .bind(sparse(&kept, |kept| kept.rows().map(|(_, seq)| seq)))
+        .bind(column(rows, |(_, row)| at(row.at)))
+        .bind(column(rows, |(_, row)| row.fingerprint.to_vec()))
+        .bind(sparse(&kept, |kept| kept.text().map(str::to_owned))))
 }
 
 /// Settling and submitting change a few columns only; what identifies a transaction never changes.
@@ -171,58 +244,6 @@ async fn update_transactions(conn: &mut PgConnection, books: &Books) -> Result<(
     .bind(rows.iter().map(|tx| tx.confirmations).collect::<Vec<_>>())
     .bind(rows.iter().map(|tx| tx.error_message.clone()).collect::<Vec<_>>())
     .bind(rows.iter().map(|tx| tx.confirmed_at.map(OffsetDateTime::from)).collect::<Vec<_>>())
-    .execute(conn)
-    .await?;
-    Ok(())
-}
-
-async fn insert_entries(conn: &mut PgConnection, effects: &Effects) -> Result<()> {
-    let rows = &effects.entries;
-    if rows.is_empty() {
-        return Ok(());
-    }
-    sqlx::query(
-        "INSERT INTO entries (user_id, transaction_id, account, asset, amount, at)
-         SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::bigint[], $6::timestamptz[])",
-    )
-    .bind(rows.iter().map(|entry| entry.user_id.uuid()).collect::<Vec<_>>())
-    .bind(rows.iter().map(|entry| entry.transaction_id.uuid()).collect::<Vec<_>>())
-    .bind(rows.iter().map(|entry| LedgerAccount::as_str(entry.account)).collect::<Vec<_>>())
-    .bind(rows.iter().map(|entry| entry.asset.as_str()).collect::<Vec<_>>())
-    .bind(rows.iter().map(|entry| entry.amount).collect::<Vec<_>>())
-    .bind(rows.iter().map(|entry| OffsetDateTime::from(entry.at)).collect::<Vec<_>>())
-    .execute(conn)
-    .await?;
-    Ok(())
-}
-
-async fn insert_answers(conn: &mut PgConnection, books: &Books) -> Result<()> {
-    let rows: Vec<(&AnswerKey, &Answer)> = books
-        .effects
-        .answers
-        .iter()
-        .filter_map(|key| books.answers.get(key).map(|answer| (key, answer)))
-        .collect();
-    if rows.is_empty() {
-        return Ok(());
-    }
-    let keys = AnswerArrays::of(rows.iter().map(|(key, _)| *key));
-    let answers: Vec<String> = rows
-        .iter()
-        .map(|(_, row)| to_json(&row.answer))
-        .collect::<Result<_>>()?;
-    sqlx::query(
-        "INSERT INTO idempotency_keys (user_id, principal, scope, key, fingerprint, answer, created_at)
-         SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::bytea[], $6::text[],
-             $7::timestamptz[])",
-    )
-    .bind(keys.users)
-    .bind(keys.principals)
-    .bind(keys.scopes)
-    .bind(keys.keys)
-    .bind(rows.iter().map(|(_, row)| row.fingerprint.to_vec()).collect::<Vec<_>>())
-    .bind(answers)
-    .bind(rows.iter().map(|(_, row)| OffsetDateTime::from(row.at)).collect::<Vec<_>>())
     .execute(conn)
     .await?;
     Ok(())

@@ -6,10 +6,14 @@ use serde_json::{Value, json};
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
 
 use super::{Result, from_json};
-use crate::audit::Head;
+use crate::audit::{AmountsAfter, Head};
 use crate::ids::UserId;
-use crate::ledger::posting::{Account, AccountKey, Answer, AnswerKey, Books, References, Totals};
-use crate::ledger::{Asset, Command, Refusal, Transaction, TransactionStatus, TransactionType};
+use crate::ledger::posting::{
+    Account, AccountKey, Answer, AnswerKey, Books, References, Totals, rebuild,
+};
+use crate::ledger::{
+    Asset, Command, Refusal, StoredAnswer, Transaction, TransactionStatus, TransactionType,
+};
 use crate::money::Decimal18;
 use crate::stores::sqlite::columns::{Columns, hex, json as stored_json, row_list, small};
 use crate::users::UserStatus;
@@ -41,10 +45,18 @@ async fn load_answers(
         json!([hex(key.user_id.0), key.principal, key.scope, key.key])
     });
     let rows = sqlx::query(
-        "SELECT known.*, wanted.key AS wanted FROM json_each(?1) AS wanted
+        "SELECT wanted.key AS wanted, known.fingerprint, known.answer, known.created_at AS answered_at,
+                known.seq AS answered_seq, done.*, proof.request_id, proof.available_after, proof.locked_after,
+                proof.shares_after, proof.locked_shares_after
+         FROM json_each(?1) AS wanted
          JOIN idempotency_keys AS known
              ON known.user_id = unhex(wanted.value ->> 0) AND known.principal = wanted.value ->> 1
-             AND known.scope = wanted.value ->> 2 AND known.key = wanted.value ->> 3",
+             AND known.scope = wanted.value ->> 2 AND known.key = wanted.value ->> 3
+         LEFT JOIN transactions AS done
+             ON done.user_id = known.user_id AND done.transaction_id = known.transaction_id
+         LEFT JOIN audit AS proof
+             ON proof.user_id = known.user_id AND proof.chain = done.asset AND proof.seq = known.seq
+             AND proof.transaction_id = known.transaction_id",
     )
     .bind(keys)
     .fetch_all(conn)
@@ -56,14 +68,34 @@ async fn load_answers(
         let Some(key) = wanted.get(place) else {
             continue;
         };
+        let answer = match row.optional_text("answer")? {
+            Some(text) => from_json("answer", &text)?,
+            None => rebuilt(row)?,
+        };
         let answer = Answer {
             fingerprint: row.hash("fingerprint")?,
-            answer: from_json("answer", &row.text("answer")?)?,
-            at: row.timestamp("created_at")?,
+            answer,
+            at: row.timestamp("answered_at")?,
         };
         books.answers.insert((*key).clone(), answer);
     }
     Ok(())
+}
+
+/// The answer that a finished transaction and its audit row stand for.
+fn rebuilt(row: &SqliteRow) -> Result<StoredAnswer> {
+    let after = AmountsAfter {
+        available: row.amount("available_after")?,
+        locked: row.amount("locked_after")?,
+        shares: row.amount("shares_after")?,
+        locked_shares: row.amount("locked_shares_after")?,
+    };
+    Ok(rebuild(
+        transaction(row)?,
+        row.text("request_id")?,
+        row.integer("answered_seq")?,
+        &after,
+    ))
 }
 
 async fn load_transactions(

@@ -221,8 +221,8 @@ impl Store for Sqlite {
             .write(async |conn| {
                 let mut gone: u64 = 0;
                 for statement in [
-                    "DELETE FROM idempotency_keys WHERE rowid IN
-                         (SELECT rowid FROM idempotency_keys WHERE created_at < ?1
+                    "DELETE FROM idempotency_keys WHERE (user_id, principal, scope, key) IN
+                         (SELECT user_id, principal, scope, key FROM idempotency_keys WHERE created_at < ?1
                           ORDER BY created_at LIMIT ?2)",
                     "DELETE FROM batch_keys WHERE rowid IN
                          (SELECT rowid FROM batch_keys WHERE created_at < ?1 ORDER BY created_at LIMIT ?2)",

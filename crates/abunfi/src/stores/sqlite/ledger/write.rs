@@ -3,11 +3,11 @@
 use serde_json::json;
 use sqlx::sqlite::SqliteConnection;
 
-use super::{Result, to_json};
+use super::Result;
 use crate::clock::Timestamp;
 use crate::faults::{self, Bug};
 use crate::ledger::Transaction;
-use crate::ledger::posting::{Books, Effects};
+use crate::ledger::posting::{Books, Effects, Kept};
 use crate::money::Amount;
 use crate::stores::sqlite::audit;
 use crate::stores::sqlite::columns::{hex, row_list};
@@ -190,25 +190,29 @@ async fn insert_answers(conn: &mut SqliteConnection, books: &Books) -> Result<()
     let mut answers = Vec::with_capacity(books.effects.answers.len());
     for key in &books.effects.answers {
         if let Some(row) = books.answers.get(key) {
-            answers.push((key, row, to_json(&row.answer)?));
+            let kept = Kept::of(&row.answer).map_err(|error| sqlx::Error::Encode(error.into()))?;
+            answers.push((key, row, kept));
         }
     }
-    let rows = row_list(answers, |(key, row, answer)| {
+    let rows = row_list(answers, |(key, row, kept)| {
         json!([
             hex(key.user_id.0),
             key.principal,
             key.scope,
             key.key,
-            hex(row.fingerprint),
-            answer,
+            kept.rows().map(|(id, _)| hex(id.0)),
+            kept.rows().map(|(_, seq)| seq),
             row.at.micros(),
+            hex(row.fingerprint),
+            kept.text(),
         ])
     });
     execute(
         conn,
-        "INSERT INTO idempotency_keys (user_id, principal, scope, key, fingerprint, answer, created_at)
+        "INSERT INTO idempotency_keys (user_id, principal, scope, key, transaction_id, seq, created_at,
+             fingerprint, answer)
          SELECT unhex(value ->> 0), value ->> 1, value ->> 2, value ->> 3, unhex(value ->> 4), value ->> 5,
-                value ->> 6
+                value ->> 6, unhex(value ->> 7), value ->> 8
          FROM json_each(?1)",
         rows,
     )

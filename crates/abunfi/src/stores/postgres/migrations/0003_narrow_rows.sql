@@ -1,0 +1,77 @@
+-- Narrower rows, and checks that cost a batch little.
+
+-- Answers to requests on one user. Most answers are what two rows that never change again say, the finished
+-- transaction and the audit row that finished it: then answer is null and they are named instead, and a
+-- replay is put together from them. key_hash is the first half of SHA-256 over principal, scope and key with
+-- a NUL between, so that a long key costs no more than a short one.
+CREATE TABLE narrow_keys (
+    user_id        uuid        NOT NULL,
+    key_hash       uuid        NOT NULL,
+    transaction_id uuid,
+    seq            bigint,
+    created_at     timestamptz NOT NULL,
+    fingerprint    bytea       NOT NULL,
+    answer         text,
+    CONSTRAINT narrow_keys_pkey PRIMARY KEY (user_id, key_hash),
+    CONSTRAINT idempotency_keys_answer_check
+        CHECK ((answer IS NULL) = (transaction_id IS NOT NULL) AND (answer IS NULL) = (seq IS NOT NULL))
+);
+INSERT INTO narrow_keys (user_id, key_hash, created_at, fingerprint, answer)
+SELECT user_id,
+       encode(substring(sha256(convert_to(principal, 'UTF8') || '\x00'::bytea || convert_to(scope, 'UTF8')
+                               || '\x00'::bytea || convert_to(key, 'UTF8')) FROM 1 FOR 16), 'hex')::uuid,
+       created_at, fingerprint, answer
+FROM idempotency_keys;
+DROP TABLE idempotency_keys;
+ALTER TABLE narrow_keys RENAME TO idempotency_keys;
+ALTER TABLE idempotency_keys RENAME CONSTRAINT narrow_keys_pkey TO idempotency_keys_pkey;
+CREATE INDEX idempotency_keys_created_idx ON idempotency_keys (created_at);
+
+-- What the two foreign keys of a posting demand, checked for all rows of a statement at once: a foreign key
+-- looks up and locks its row one by one, which was the largest part of writing a batch. The rows that they
+-- refer to can neither be deleted nor renamed, so that looking once, when a row is written, is enough.
+CREATE FUNCTION abunfi_check_entries() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF EXISTS (
+        SELECT FROM written AS w
+        WHERE (SELECT true FROM transactions AS t
+               WHERE t.user_id = w.user_id AND t.transaction_id = w.transaction_id) IS NULL
+    ) THEN
+        RAISE EXCEPTION 'an entry without its transaction'
+            USING ERRCODE = 'foreign_key_violation', TABLE = 'entries', CONSTRAINT = 'entries_transaction_fkey';
+    END IF;
+    RETURN NULL;
+END;
+$$;
+CREATE FUNCTION abunfi_check_transactions() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF EXISTS (
+        SELECT FROM written AS w
+        WHERE (SELECT true FROM accounts AS a WHERE a.user_id = w.user_id AND a.asset = w.asset) IS NULL
+    ) THEN
+        RAISE EXCEPTION 'a transaction without its account'
+            USING ERRCODE = 'foreign_key_violation', TABLE = 'transactions', CONSTRAINT = 'transactions_account_fkey';
+    END IF;
+    RETURN NULL;
+END;
+$$;
+CREATE FUNCTION abunfi_refuse_identity_change() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE EXCEPTION 'what identifies a row of % never changes, and it is never deleted', TG_TABLE_NAME
+        USING ERRCODE = 'integrity_constraint_violation';
+END;
+$$;
+ALTER TABLE entries DROP CONSTRAINT entries_transaction_fkey;
+CREATE TRIGGER entries_transaction_fkey AFTER INSERT ON entries
+    REFERENCING NEW TABLE AS written FOR EACH STATEMENT EXECUTE FUNCTION abunfi_check_entries();
+ALTER TABLE transactions DROP CONSTRAINT transactions_account_fkey;
+CREATE TRIGGER transactions_account_fkey AFTER INSERT ON transactions
+    REFERENCING NEW TABLE AS written FOR EACH STATEMENT EXECUTE FUNCTION abunfi_check_transactions();
+CREATE TRIGGER transactions_keep_identity BEFORE DELETE OR UPDATE OF user_id, transaction_id, asset ON transactions
+    FOR EACH ROW EXECUTE FUNCTION abunfi_refuse_identity_change();
+CREATE TRIGGER transactions_no_truncate BEFORE TRUNCATE ON transactions
+    FOR EACH STATEMENT EXECUTE FUNCTION abunfi_refuse_change();
+CREATE TRIGGER accounts_keep_identity BEFORE DELETE OR UPDATE OF user_id, asset ON accounts
+    FOR EACH ROW EXECUTE FUNCTION abunfi_refuse_identity_change();
+CREATE TRIGGER accounts_no_truncate BEFORE TRUNCATE ON accounts
+    FOR EACH STATEMENT EXECUTE FUNCTION abunfi_refuse_change();
