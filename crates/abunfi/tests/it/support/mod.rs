@@ -25,6 +25,7 @@ pub(crate) struct Relational {
     pub(crate) ledger: Arc<dyn ledger::Store>,
     pub(crate) audit: Arc<dyn audit::Store>,
     pub(crate) checkpoints: Arc<dyn audit::CheckpointStore>,
+    pub(crate) exports: Arc<dyn audit::ExportStore>,
     pub(crate) heads: Arc<dyn documents::HeadStore>,
     pub(crate) dev_data: Arc<dyn documents::DevDataStore>,
     pub(crate) logs: Arc<dyn documents::LogStore>,
@@ -43,6 +44,7 @@ impl Relational {
             + ledger::Store
             + audit::Store
             + audit::CheckpointStore
+            + audit::ExportStore
             + documents::HeadStore
             + documents::DevDataStore
             + documents::LogStore
@@ -58,6 +60,7 @@ impl Relational {
             ledger: store.clone(),
             audit: store.clone(),
             checkpoints: store.clone(),
+            exports: store.clone(),
             heads: store.clone(),
             dev_data: store.clone(),
             logs: store.clone(),
