@@ -59,7 +59,7 @@ impl<'de, const N: usize> Deserialize<'de> for Hex<N> {
 
 /// One line of an export.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
+#[serde(tag = "type", rename_all = "snake_case")]
 pub enum Line {
     Header {
         format: String,
@@ -383,7 +383,6 @@ impl From<ExportedEntry> for Line {
 
 /// A user's chains, and that a signed checkpoint covers them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Proof {
     pub format: String,
     pub ledger_id: Uuid,
@@ -394,7 +393,6 @@ pub struct Proof {
 
 /// One chain, all its rows, and its place in the tree.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct ProvedChain {
     pub chain: String,
     /// `None`: no checkpoint covers it yet.
@@ -404,7 +402,6 @@ pub struct ProvedChain {
 
 /// A leaf and the way from it to the root.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Inclusion {
     pub leaf: i64,
     /// Where the chain ended when the checkpoint was made.
@@ -416,7 +413,6 @@ pub struct Inclusion {
 
 /// A checkpoint to be published.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Anchor {
     pub format: String,
     pub ledger_id: Uuid,

@@ -85,11 +85,7 @@ impl Batch {
     }
 
     fn begin(&mut self, key: Key, end: Head, account: Option<AccountLine>, known: &Known) {
-        let start = match known.get(&key).and_then(|heads| heads.first()) {
-            // The first change of an incremental export is where it begins.
-            Some(head) if self.is_incremental => *head,
-            _ => Head::EMPTY,
-        };
+        let start = known.starts.get(&key).copied().unwrap_or(Head::EMPTY);
         let chain = Chain {
             end,
             walk: Walk::from(start),
@@ -119,7 +115,7 @@ impl Batch {
         if let Some(wrong) = chain.walk.step(&row) {
             report.found(|| format!("{}: {wrong}", place()));
         }
-        let heads = known.get(&key).map(Vec::as_slice).unwrap_or_default();
+        let heads = known.heads.get(&key).map(Vec::as_slice).unwrap_or_default();
         if heads.last().is_none_or(|head| head.seq < seq) {
             report.rows_not_covered += 1;
         }
@@ -305,7 +301,7 @@ impl Batch {
                     )
                 });
             }
-            let heads = known.remove(&key).unwrap_or_default();
+            let heads = known.heads.remove(&key).unwrap_or_default();
             if let Some(last) = heads.last().filter(|last| last.seq > chain.walk.head.seq) {
                 report.found(|| {
                     format!(

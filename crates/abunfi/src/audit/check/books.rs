@@ -13,8 +13,14 @@ use crate::audit::merkle::Tree;
 use crate::audit::{Head, Progress};
 use crate::ids::UserId;
 
-/// What checkpoints say of one chain, oldest first.
-pub(super) type Known = HashMap<(UserId, String), Vec<Head>>;
+/// What checkpoints say of chains.
+#[derive(Default)]
+pub(super) struct Known {
+    /// All heads of a chain that a leaf ever had, oldest first.
+    pub(super) heads: HashMap<(UserId, String), Vec<Head>>,
+    /// Those that an incremental export begins at.
+    pub(super) starts: HashMap<(UserId, String), Head>,
+}
 
 /// What has been read so far: the checkpoints, the leaves, and the users of one batch.
 pub(super) struct Books<'a> {
@@ -63,7 +69,7 @@ impl<'a> Books<'a> {
             replaying: 0,
             tree: Tree::default(),
             held: Vec::new(),
-            known: HashMap::new(),
+            known: Known::default(),
             batch: None,
         };
         let (mut text, mut number) = (String::new(), 1_u64);
@@ -183,7 +189,10 @@ impl<'a> Books<'a> {
             *held = change.head.seq;
         }
         let key = (leaf.user_id, leaf.chain.clone());
-        self.known.entry(key).or_default().push(change.head);
+        if change.checkpoint <= self.since {
+            self.known.starts.insert(key.clone(), change.head);
+        }
+        self.known.heads.entry(key).or_default().push(change.head);
     }
 
     /// All changes up to a checkpoint are in the tree: it must have its root.
@@ -230,7 +239,7 @@ impl<'a> Books<'a> {
                 format!("checkpoint {newest} is the newest by the header, and {last} by the file")
             });
         }
-        let mut missing: Vec<_> = self.known.into_keys().collect();
+        let mut missing: Vec<_> = self.known.heads.into_keys().collect();
         missing.sort();
         for (user, chain) in missing {
             self.report.found(|| {

@@ -152,7 +152,7 @@ impl ExportStore for Sqlite {
 }
 
 const HEADS: &str = "
-    WITH page (
+    WITH page AS (
         SELECT user_id FROM (
             SELECT * FROM (
                 SELECT DISTINCT user_id FROM accounts WHERE user_id >= ?1 ORDER BY user_id LIMIT ?2)
