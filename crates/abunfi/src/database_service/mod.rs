@@ -20,12 +20,13 @@ use crate::stores::mongodb::MongoDb;
 use crate::stores::redis::RedisStore;
 use crate::users::{HybridUser, Served};
 use crate::{
-    Dashboard, audit, cache, dashboard, documents, health, keys, ledger, outbox, rate_limit, sessions,
-    temp, transaction, users,
+    Dashboard, audit, cache, dashboard, documents, health, keys, ledger, outbox, rate_limit,
+    sessions, temp, transaction, users,
 };
 
 mod background;
 mod relational;
+mod signing_key;
 
 use relational::{Relational, Server};
 
@@ -41,6 +42,7 @@ struct Inner {
     backends: Backends,
     users: users::Service,
     ledger: ledger::Service,
+    audit: audit::Service,
     documents: documents::Service,
     cache: cache::Cache,
     sessions: sessions::Service,
@@ -155,6 +157,7 @@ impl DatabaseService {
                 variable: "DEFAULT_ASSET",
                 reason: "1 to 12 of A-Z and 0-9".to_owned(),
             })?;
+        let signer = signing_key::of(&config)?;
         let mut relational = Relational::open(&config).await?;
         if let Some(around) = ledger {
             relational.ledger = (around.wrap)(relational.ledger);
@@ -222,6 +225,13 @@ impl DatabaseService {
             default_asset.clone(),
             relational.shards,
         );
+        let audit = audit::Service::new(
+            Arc::clone(&relational.audit),
+            Arc::clone(&relational.checkpoints),
+            Arc::clone(&relational.exports),
+            Arc::clone(&clock),
+            signer,
+        );
         open_default_asset(&ledger, &default_asset).await?;
         let documents_probe: Arc<dyn Probe> = match &mongodb {
             Some(mongodb) => mongodb.clone(),
@@ -251,6 +261,7 @@ impl DatabaseService {
                 backends,
                 users,
                 ledger,
+                audit,
                 documents,
                 sessions: sessions::Service::new(
                     Arc::clone(&relational.sessions),
@@ -336,6 +347,12 @@ impl DatabaseService {
     pub fn verifier(&self) -> audit::verify::Verifier {
         let inner = &self.inner;
         audit::verify::Verifier::new(Arc::clone(&inner.verify), Arc::clone(&inner.checkpoints))
+    }
+
+    /// Checkpoints, exports, proofs and erasure.
+    #[must_use]
+    pub fn audit(&self) -> &audit::Service {
+        &self.inner.audit
     }
 
     #[must_use]

@@ -18,6 +18,7 @@ mod cache;
 mod checkpoints;
 mod documents_content;
 mod documents_heads;
+mod exports;
 mod keys;
 mod ledger;
 mod outbox;
