@@ -17,3 +17,4 @@ mod serve;
 mod stores;
 mod support;
 mod tour;
+mod verify;

@@ -27,9 +27,9 @@ pub mod drafts;
 pub(crate) mod making;
 pub mod merkle;
 mod store;
-pub mod verify;
 #[cfg(test)]
 mod tests;
+pub mod verify;
 
 pub use checkpoint_store::{Attempt, CheckpointStore, LeafState, StoredTile};
 pub use store::{HistoryCursor, Store};

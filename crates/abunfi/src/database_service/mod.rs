@@ -20,8 +20,8 @@ use crate::stores::mongodb::MongoDb;
 use crate::stores::redis::RedisStore;
 use crate::users::{HybridUser, Served};
 use crate::{
-    Dashboard, audit, cache, dashboard, documents, health, keys, ledger, outbox, rate_limit, sessions,
-    temp, transaction, users,
+    Dashboard, audit, cache, dashboard, documents, health, keys, ledger, outbox, rate_limit,
+    sessions, temp, transaction, users,
 };
 
 mod background;
