@@ -86,6 +86,25 @@ Example:
 Exits with 1 if a check fails.")]
     Check,
 
+    /// Recompute the books from their rows, and name what disagrees
+    #[command(after_help = "\
+Example:
+  abunfi verify --anchor anchor.json --public-key 1f0c…
+
+Exits with 0 if the books are proved, with 1 if something disagrees, with 2 if it was asked wrongly.
+Reads only; safe beside a running service.")]
+    Verify(Verify),
+
+    /// Show per asset what users have, every system account, and that it comes to zero
+    #[command(after_help = "\
+Example:
+  abunfi accounts --asset VND")]
+    Accounts {
+        /// This asset only
+        #[arg(long, value_name = "ASSET")]
+        asset: Option<String>,
+    },
+
     /// Bring the relational schema up to date
     #[command(after_help = "\
 Example:
@@ -132,6 +151,30 @@ Example:
 Example:
   abunfi openapi > openapi.json")]
     Openapi,
+}
+
+/// How to verify.
+#[derive(Debug, Args)]
+pub(crate) struct Verify {
+    /// Only the chains that have changed since this checkpoint, from their rows in it on
+    #[arg(long, value_name = "CHECKPOINT")]
+    pub(crate) since: Option<i64>,
+
+    /// Prove the books against a published checkpoint: a file that `abunfi audit anchor` wrote
+    #[arg(long, value_name = "FILE")]
+    pub(crate) anchor: Option<PathBuf>,
+
+    /// Every checkpoint must be signed by this key, or by one of several: 64 hexadecimal digits
+    #[arg(long, value_name = "KEY")]
+    pub(crate) public_key: Vec<String>,
+
+    /// Parts that are read and judged at once; as many as there are processors, up to 8
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u8).range(1..=16))]
+    pub(crate) workers: Option<u8>,
+
+    /// How many disagreements are shown; all are counted
+    #[arg(long, value_name = "COUNT", default_value_t = 20)]
+    pub(crate) findings: u16,
 }
 
 #[derive(Debug, Subcommand)]

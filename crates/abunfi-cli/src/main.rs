@@ -46,6 +46,10 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
         match &cli.command {
             Command::Serve => commands::serve::run(loaded, cli.json).await,
             Command::Check => commands::check::run(loaded, cli.json).await,
+            Command::Verify(verify) => commands::verify::run(loaded, verify, cli.json).await,
+            Command::Accounts { asset } => {
+                commands::accounts::run(loaded, asset.as_deref(), cli.json).await
+            }
             Command::Migrate => commands::migrate::run(loaded, cli.json).await,
             Command::Keys(keys) => commands::keys::run(loaded, keys, cli.json).await,
             Command::Audit(audit) => commands::audit::run(loaded, audit, cli.json).await,

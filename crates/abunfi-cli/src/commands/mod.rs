@@ -1,5 +1,6 @@
 //! One file for each command.
 
+pub(crate) mod accounts;
 pub(crate) mod audit;
 pub(crate) mod check;
 pub(crate) mod config;
@@ -8,3 +9,4 @@ pub(crate) mod migrate;
 pub(crate) mod openapi;
 pub(crate) mod serve;
 pub(crate) mod stats;
+pub(crate) mod verify;

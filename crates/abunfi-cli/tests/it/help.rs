@@ -5,10 +5,12 @@ use crate::support::Place;
 #[test]
 fn every_command_has_help_with_an_example() {
     let place = Place::new();
-    let commands: [&[&str]; 19] = [
+    let commands: [&[&str]; 21] = [
         &[],
         &["serve"],
         &["check"],
+        &["verify"],
+        &["accounts"],
         &["migrate"],
         &["config"],
         &["keys"],

@@ -19,3 +19,4 @@ mod serve;
 mod stores;
 mod support;
 mod tour;
+mod verify;

@@ -32,9 +32,9 @@ pub(crate) mod making;
 pub mod merkle;
 mod service;
 mod store;
-pub mod verify;
 #[cfg(test)]
 mod tests;
+pub mod verify;
 
 pub use checkpoint_store::{Attempt, CheckpointStore, LeafState, StoredTile};
 pub use export_store::{

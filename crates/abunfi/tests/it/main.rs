@@ -14,6 +14,7 @@
 mod support;
 
 mod audit;
+mod audit_verify;
 mod cache;
 mod checkpoints;
 mod documents_content;

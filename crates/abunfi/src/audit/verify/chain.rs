@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::finding::{Findings, Hex, Maybe, Micros, Place, Time};
 use super::rows::AuditRow;
-use crate::audit::{GENESIS, Hash};
+use crate::audit::GENESIS;
 use crate::ledger::{TransactionStatus, TransactionType};
 
 /// Names of the amounts after a change, in the order of [`AuditRow::after`].
@@ -64,15 +64,15 @@ impl Chain {
         }
     }
 
-    /// A chain from a row on that is known: its `seq` and hash are given, and it is the first row that
-    /// comes.
-    pub(super) fn from(user: Uuid, name: &str, end: Option<End>, known: (i64, Hash)) -> Self {
-        let mut chain = Self::new(user, name, end);
-        chain.seq = known.0.saturating_sub(1);
-        // Its previous hash is covered by its own, which is known.
-        chain.hash = Vec::new();
-        chain.amounts = None;
-        chain
+    /// A chain from a row on that is known, which is the first that comes.
+    pub(super) fn from(user: Uuid, name: &str, end: Option<End>, seq: i64) -> Self {
+        Self {
+            seq: seq.saturating_sub(1),
+            // Its own hash covers the one before.
+            hash: Vec::new(),
+            amounts: None,
+            ..Self::new(user, name, end)
+        }
     }
 
     pub(super) fn is(&self, user: Uuid, name: &str) -> bool {
@@ -104,7 +104,15 @@ impl Chain {
         }
     }
 
-    /// Judges the next row. Gives whether its content is what its hash says.
+    /// Reports a row after the one at which the chain ends, once.
+    pub(super) fn beyond(&mut self, row: &AuditRow<'_>, findings: &mut Findings) {
+        if !self.is_beyond {
+            self.is_beyond = true;
+            beyond_head(self.user, &self.name, row.seq, self.end.as_ref(), findings);
+        }
+    }
+
+    /// Judges the next row, which the head covers. Gives whether its content is what its hash says.
     pub(super) fn row(
         &mut self,
         row: &AuditRow<'_>,
@@ -144,11 +152,7 @@ impl Chain {
     /// What is wrong with where the row stands.
     fn number(&mut self, row: &AuditRow<'_>, findings: &mut Findings) {
         let next = self.seq.saturating_add(1);
-        let head = self.end.as_ref().map_or(0, |end| end.seq);
-        if row.seq > head && !self.is_beyond {
-            self.is_beyond = true;
-            beyond_head(self.user, &self.name, row.seq, self.end.as_ref(), findings);
-        } else if row.seq > next {
+        if row.seq > next {
             let expected = format!("a row with the hash {}", Hex(row.previous_hash));
             findings.add(|| self.place(next), "row", expected, "no row");
             // What is wrong with the link follows from that.
@@ -202,7 +206,8 @@ impl Chain {
         self.hash.extend_from_slice(row.hash);
         self.at = row.at;
         if row.transaction_id.is_some() {
-            let [available, locked, shares, locked_shares] = row.after.map(|after| after.map(i128::from));
+            let [available, locked, shares, locked_shares] =
+                row.after.map(|after| after.map(i128::from));
             let after = match (available, locked, shares, locked_shares) {
                 (Some(a), Some(b), Some(c), Some(d)) => Some([a, b, c, d]),
                 _ => None,
@@ -222,13 +227,23 @@ impl Chain {
         let place = || {
             let (user_id, name) = (self.user, self.name.clone());
             if is_account {
-                Place::Account { user_id, asset: name }
+                Place::Account {
+                    user_id,
+                    asset: name,
+                }
             } else {
-                Place::ChainHead { user_id, chain: name }
+                Place::ChainHead {
+                    user_id,
+                    chain: name,
+                }
             }
         };
         if self.seq < end.seq {
-            let expected = format!("rows up to {}, the last with the hash {}", end.seq, Hex(&end.hash));
+            let expected = format!(
+                "rows up to {}, the last with the hash {}",
+                end.seq,
+                Hex(&end.hash)
+            );
             let missing = self.seq.saturating_add(1);
             findings.add(|| self.place(missing), "row", expected, "no row");
             return;
@@ -243,8 +258,10 @@ impl Chain {
             findings.compare(place, at, Time(self.at), Time(end.at));
         }
         if let (Some(rows), Some(amounts)) = (self.amounts, end.amounts) {
-            for ((what, row), account) in
-                ["available", "locked", "shares", "locked_shares"].iter().zip(rows).zip(amounts)
+            for ((what, row), account) in ["available", "locked", "shares", "locked_shares"]
+                .iter()
+                .zip(rows)
+                .zip(amounts)
             {
                 findings.compare(place, what, Micros(row), Micros(account.into()));
             }
@@ -260,7 +277,11 @@ pub(super) fn beyond_head(
     end: Option<&End>,
     findings: &mut Findings,
 ) {
-    let place = || Place::AuditRow { user_id, chain: chain.to_owned(), seq };
+    let place = || Place::AuditRow {
+        user_id,
+        chain: chain.to_owned(),
+        seq,
+    };
     let expected = match end {
         None => "no row: no chain of that name has a head".to_owned(),
         Some(end) => format!("no row: the chain ends at {}", end.seq),

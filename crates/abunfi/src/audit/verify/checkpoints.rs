@@ -58,7 +58,12 @@ pub(super) async fn judge(
         return Ok(without_any(options.anchor.as_ref(), findings));
     };
     let mut replay = Replay::of(store, findings).await?;
-    let mut changes = Changes { store, read: VecDeque::new(), after: (0, -1), is_done: false };
+    let mut changes = Changes {
+        store,
+        read: VecDeque::new(),
+        after: (0, -1),
+        is_done: false,
+    };
     let (mut previous, mut after): (Option<Checkpoint>, i64) = (None, 0);
     while after < newest.number {
         let page = store.checkpoints(after, ROWS).await?;
@@ -97,7 +102,9 @@ fn without_any(anchor: Option<&Anchor>, findings: &mut Findings) -> Checkpoints 
 }
 
 fn missing_anchor(anchor: &Anchor, findings: &mut Findings) {
-    let place = || Place::Checkpoint { number: anchor.number };
+    let place = || Place::Checkpoint {
+        number: anchor.number,
+    };
     let expected = format!("the published one, {}", Hex(&anchor.hash));
     findings.add(place, "row", expected, "no checkpoint");
 }
@@ -108,12 +115,16 @@ async fn compare_anchor(
     result: &mut Checkpoints,
     findings: &mut Findings,
 ) -> Result<(), StoreError> {
-    let there = store.checkpoints(anchor.number.saturating_sub(1), 1).await?;
+    let there = store
+        .checkpoints(anchor.number.saturating_sub(1), 1)
+        .await?;
     let Some(there) = there.first().filter(|there| there.number == anchor.number) else {
         missing_anchor(anchor, findings);
         return Ok(());
     };
-    let place = || Place::Checkpoint { number: anchor.number };
+    let place = || Place::Checkpoint {
+        number: anchor.number,
+    };
     if there.hash == anchor.hash {
         result.anchored = Some(anchor.number);
         result.not_anchored = Some(result.count.saturating_sub(anchor.number));
@@ -131,14 +142,23 @@ fn judge_one(
     options: &Options,
     findings: &mut Findings,
 ) {
-    let place = || Place::Checkpoint { number: checkpoint.number };
-    let number = previous.map_or(0, |previous| previous.number).saturating_add(1);
+    let place = || Place::Checkpoint {
+        number: checkpoint.number,
+    };
+    let number = previous
+        .map_or(0, |previous| previous.number)
+        .saturating_add(1);
     if checkpoint.number != number {
         let missing = || Place::Checkpoint { number };
         findings.add(missing, "row", "a checkpoint", "no checkpoint");
     } else {
         let before = previous.map_or(GENESIS, |previous| previous.hash);
-        findings.compare(place, "previous_hash", Hex(&before), Hex(&checkpoint.previous_hash));
+        findings.compare(
+            place,
+            "previous_hash",
+            Hex(&before),
+            Hex(&checkpoint.previous_hash),
+        );
         if checkpoint.check_follows(previous) == Err(Fault::Backwards) {
             let expected = "more rows than the one before, not fewer chains, not earlier";
             findings.add(place, "at", expected, checkpoint.at);
@@ -177,7 +197,11 @@ impl Replay {
         loop {
             let page = store.leaves(after, ROWS).await?;
             for state in &page {
-                let Leaf { leaf, user_id, chain } = &state.leaf;
+                let Leaf {
+                    leaf,
+                    user_id,
+                    chain,
+                } = &state.leaf;
                 let expected = i64::try_from(replay.leaves.len()).unwrap_or(i64::MAX);
                 if *leaf != expected {
                     let place = || Place::Leaf {
@@ -209,17 +233,28 @@ impl Replay {
     fn leaf(&self, leaf: i64) -> Option<Leaf> {
         let (user, name) = self.leaves.get(usize::try_from(leaf).ok()?)?;
         let name = self.names.get(usize::try_from(*name).ok()?)?;
-        Some(Leaf { leaf, user_id: UserId(*user), chain: name.clone() })
+        Some(Leaf {
+            leaf,
+            user_id: UserId(*user),
+            chain: name.clone(),
+        })
     }
 
     fn change(&mut self, change: &LeafChange, findings: &mut Findings) {
         let number = change.checkpoint;
         let index = usize::try_from(change.leaf).unwrap_or(usize::MAX);
         let known = self.leaf(change.leaf);
-        let set = known.as_ref().is_some_and(|leaf| self.tree.set(index, leaf.hash(change.head)));
+        let set = known
+            .as_ref()
+            .is_some_and(|leaf| self.tree.set(index, leaf.hash(change.head)));
         let Some(leaf) = known.filter(|_| set) else {
             let expected = format!("leaves up to {}, one after the other", self.tree.size());
-            findings.add(|| Place::Checkpoint { number }, "leaf", expected, change.leaf);
+            findings.add(
+                || Place::Checkpoint { number },
+                "leaf",
+                expected,
+                change.leaf,
+            );
             return;
         };
         let before = match self.seqs.get_mut(index) {
@@ -230,18 +265,28 @@ impl Replay {
             }
         };
         if change.head.seq <= before {
-            let place = || Place::Leaf { number, user_id: leaf.user_id.0, chain: leaf.chain };
+            let place = || Place::Leaf {
+                number,
+                user_id: leaf.user_id.0,
+                chain: leaf.chain,
+            };
             findings.add(place, "seq", format!("more than {before}"), change.head.seq);
         }
-        self.covered = self.covered.saturating_add(change.head.seq).saturating_sub(before);
+        self.covered = self
+            .covered
+            .saturating_add(change.head.seq)
+            .saturating_sub(before);
     }
 
     fn compare(&mut self, checkpoint: &Checkpoint, findings: &mut Findings) {
-        let place = || Place::Checkpoint { number: checkpoint.number };
+        let place = || Place::Checkpoint {
+            number: checkpoint.number,
+        };
         let root = self.tree.root();
         let size = i64::try_from(self.tree.size()).unwrap_or(i64::MAX);
-        let agrees =
-            root == checkpoint.root && size == checkpoint.size && self.covered == checkpoint.covered_rows;
+        let agrees = root == checkpoint.root
+            && size == checkpoint.size
+            && self.covered == checkpoint.covered_rows;
         if !agrees && self.agrees {
             findings.compare(place, "size", size, checkpoint.size);
             findings.compare(place, "root", Hex(&root), Hex(&checkpoint.root));

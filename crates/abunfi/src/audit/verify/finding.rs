@@ -22,43 +22,82 @@ pub enum Place {
         field: String,
     },
     /// The head of a chain that belongs to no account.
-    ChainHead { user_id: Uuid, chain: String },
-    Account { user_id: Uuid, asset: String },
-    Transaction { user_id: Uuid, transaction_id: Uuid },
+    ChainHead {
+        user_id: Uuid,
+        chain: String,
+    },
+    Account {
+        user_id: Uuid,
+        asset: String,
+    },
+    Transaction {
+        user_id: Uuid,
+        transaction_id: Uuid,
+    },
     Entry {
         user_id: Uuid,
         transaction_id: Uuid,
         account: String,
     },
-    Checkpoint { number: i64 },
+    Checkpoint {
+        number: i64,
+    },
     /// A chain as a checkpoint has it.
     Leaf {
         number: i64,
         user_id: Uuid,
         chain: String,
     },
-    Asset { asset: String },
+    Asset {
+        asset: String,
+    },
 }
 
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::AuditRow { user_id, chain, seq } => {
+            Self::AuditRow {
+                user_id,
+                chain,
+                seq,
+            } => {
                 write!(f, "audit row {seq} of chain {chain} of {user_id}")
             }
-            Self::Private { user_id, chain, seq, field } => {
-                write!(f, "private {field} of audit row {seq} of chain {chain} of {user_id}")
+            Self::Private {
+                user_id,
+                chain,
+                seq,
+                field,
+            } => {
+                write!(
+                    f,
+                    "private {field} of audit row {seq} of chain {chain} of {user_id}"
+                )
             }
             Self::ChainHead { user_id, chain } => write!(f, "head of chain {chain} of {user_id}"),
             Self::Account { user_id, asset } => write!(f, "account {asset} of {user_id}"),
-            Self::Transaction { user_id, transaction_id } => {
+            Self::Transaction {
+                user_id,
+                transaction_id,
+            } => {
                 write!(f, "transaction {transaction_id} of {user_id}")
             }
-            Self::Entry { user_id, transaction_id, account } => {
-                write!(f, "entry {account} of transaction {transaction_id} of {user_id}")
+            Self::Entry {
+                user_id,
+                transaction_id,
+                account,
+            } => {
+                write!(
+                    f,
+                    "entry {account} of transaction {transaction_id} of {user_id}"
+                )
             }
             Self::Checkpoint { number } => write!(f, "checkpoint {number}"),
-            Self::Leaf { number, user_id, chain } => {
+            Self::Leaf {
+                number,
+                user_id,
+                chain,
+            } => {
                 write!(f, "chain {chain} of {user_id} in checkpoint {number}")
             }
             Self::Asset { asset } => write!(f, "asset {asset}"),
@@ -78,7 +117,12 @@ pub struct Finding {
 
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { place, what, expected, found } = self;
+        let Self {
+            place,
+            what,
+            expected,
+            found,
+        } = self;
         write!(f, "{place}: {what} should be {expected}, is {found}")
     }
 }
@@ -93,7 +137,11 @@ pub(super) struct Findings {
 
 impl Findings {
     pub(super) const fn keeping(most: usize) -> Self {
-        Self { kept: Vec::new(), most, count: 0 }
+        Self {
+            kept: Vec::new(),
+            most,
+            count: 0,
+        }
     }
 
     pub(super) fn add(
@@ -105,7 +153,11 @@ impl Findings {
     ) {
         let place = place();
         // Two judges may come to the same.
-        if self.kept.iter().any(|kept| kept.what == what && kept.place == place) {
+        if self
+            .kept
+            .iter()
+            .any(|kept| kept.what == what && kept.place == place)
+        {
             return;
         }
         self.count = self.count.saturating_add(1);

@@ -19,7 +19,7 @@ use super::rows::{
     AccountRow, AuditRow, EntryRow, HeadRow, LeafRow, PrivateRow, Sink, TransactionRow,
 };
 use super::store::Store;
-use super::transactions::{Sums, Transactions};
+use super::transactions::{Sums, Transactions, kind_of};
 use crate::audit::Hash;
 use crate::error::StoreError;
 use crate::ledger::TransactionType;
@@ -59,7 +59,10 @@ struct ChainPart<'j> {
 struct TransactionsPart<'j> {
     transactions: Transactions,
     findings: &'j mut Findings,
+    /// What was read first, and the amounts are of.
     ends: &'j BTreeMap<String, End>,
+    /// The heads of this snapshot.
+    now: BTreeMap<String, i64>,
     buffer: Vec<u8>,
 }
 
@@ -84,12 +87,20 @@ pub(super) async fn judge(
         let end = unseen.remove(&next);
         let newest = heads.named.remove(&next);
         let key = (user, next.as_str());
-        let reader = Reader { store, part_rows: how.part_rows, read };
-        reader.chain(key, end, newest.as_ref(), &mut findings, &mut counts).await?;
+        let reader = Reader {
+            store,
+            part_rows: how.part_rows,
+            read,
+        };
+        reader
+            .chain(key, end, newest.as_ref(), &mut findings, &mut counts)
+            .await?;
         name = next;
     }
     for (name, end) in unseen {
         counts.chains += 1;
+        let covered = heads.named.get(&name).map_or(0, |named| named.1);
+        counts.not_checkpointed += u64::try_from(end.seq.saturating_sub(covered)).unwrap_or(0);
         Chain::new(user, &name, Some(end)).close(&mut findings);
     }
     for (name, (number, seq, hash)) in &heads.named {
@@ -102,9 +113,12 @@ pub(super) async fn judge(
             transactions: Transactions::default(),
             findings: &mut findings,
             ends: &heads.ends,
+            now: BTreeMap::new(),
             buffer: Vec::with_capacity(512),
         };
-        let last = store.transactions_part(user, start, how.part_rows, &mut part).await?;
+        let last = store
+            .transactions_part(user, start, how.part_rows, &mut part)
+            .await?;
         let transactions = part.transactions;
         counts.transactions += transactions.rows;
         counts.entries += transactions.entries;
@@ -116,10 +130,18 @@ pub(super) async fn judge(
     let mut assets = AssetSums::new();
     for account in &heads.accounts {
         counts.accounts += 1;
-        judge_account(account, &sums.get(&account.asset).copied().unwrap_or_default(), &mut findings);
+        judge_account(
+            account,
+            &sums.get(&account.asset).copied().unwrap_or_default(),
+            &mut findings,
+        );
         add_to_asset(&mut assets, account);
     }
-    Ok(Judged { findings, counts, assets })
+    Ok(Judged {
+        findings,
+        counts,
+        assets,
+    })
 }
 
 /// Reads chains part by part.
@@ -147,8 +169,15 @@ impl Reader<'_> {
         while after < last {
             let through = after.saturating_add(self.part_rows.into()).min(last);
             let mut part = ChainPart::new(&mut chain, findings, counts);
-            self.store.chain_part(user, name, after, through, &mut part).await?;
-            let ChainPart { rows, private, leaves, .. } = part;
+            self.store
+                .chain_part(user, name, after, through, &mut part)
+                .await?;
+            let ChainPart {
+                rows,
+                private,
+                leaves,
+                ..
+            } = part;
             report_uncommitted(private, findings);
             for (number, seq, hash) in leaves {
                 report_missing(user, name, number, seq, &hash, findings);
@@ -177,7 +206,9 @@ impl Reader<'_> {
         let (mut ignored, mut counts) = (Findings::keeping(0), Counts::default());
         let mut part = ChainPart::new(&mut chain, &mut ignored, &mut counts);
         let through = last.saturating_add(self.part_rows.into());
-        self.store.chain_part(user, name, last, through, &mut part).await?;
+        self.store
+            .chain_part(user, name, last, through, &mut part)
+            .await?;
         let Some(first) = part.first else {
             return Ok(());
         };
@@ -215,39 +246,43 @@ impl Sink for Heads {
         self.accounts.push(row);
     }
     fn head(&mut self, row: HeadRow) {
-        let end = End { seq: row.seq, hash: row.hash, at: row.at, amounts: None };
+        let end = End {
+            seq: row.seq,
+            hash: row.hash,
+            at: row.at,
+            amounts: None,
+        };
         self.ends.insert(row.chain, end);
     }
     fn leaf(&mut self, row: &LeafRow<'_>) {
-        let leaf = (row.checkpoint, row.seq, row.hash.try_into().unwrap_or_default());
+        let leaf = (
+            row.checkpoint,
+            row.seq,
+            row.hash.try_into().unwrap_or_default(),
+        );
         self.named.insert(row.chain.to_owned(), leaf);
-    }
-    fn private(&mut self, _row: &PrivateRow<'_>) {}
-    fn transaction(&mut self, _row: &TransactionRow<'_>) {}
-    fn audit(&mut self, _row: &AuditRow<'_>) {}
-    fn entry(&mut self, _row: &EntryRow<'_>) {}
-    fn is_full(&self) -> bool {
-        false
     }
 }
 
 impl Sink for ChainPart<'_> {
-    fn account(&mut self, _row: AccountRow) {}
-    fn head(&mut self, _row: HeadRow) {}
     fn leaf(&mut self, row: &LeafRow<'_>) {
         let hash = row.hash.try_into().unwrap_or_default();
         self.leaves.push((row.checkpoint, row.seq, hash));
     }
     fn private(&mut self, row: &PrivateRow<'_>) {
-        let key = (row.user_id, row.chain.to_owned(), row.seq, row.field.to_owned());
+        let key = (
+            row.user_id,
+            row.chain.to_owned(),
+            row.seq,
+            row.field.to_owned(),
+        );
         self.private.insert(key, commitment(row));
     }
-    fn transaction(&mut self, _row: &TransactionRow<'_>) {}
     fn audit(&mut self, row: &AuditRow<'_>) {
         self.rows += 1;
         self.first.get_or_insert(row.seq);
         self.counts.audit_rows += 1;
-        let kind = row.kind.and_then(TransactionType::from_name);
+        let kind = kind_of(row.action).or(row.kind.and_then(TransactionType::from_name));
         self.chain.row(row, kind, &mut self.buffer, self.findings);
         judge_private(row, &mut self.private, self.counts, self.findings);
         self.leaves.retain(|(number, seq, hash)| {
@@ -257,30 +292,26 @@ impl Sink for ChainPart<'_> {
             *seq != row.seq
         });
     }
-    fn entry(&mut self, _row: &EntryRow<'_>) {}
-    fn is_full(&self) -> bool {
-        false
-    }
 }
 
 impl Sink for TransactionsPart<'_> {
-    fn account(&mut self, _row: AccountRow) {}
-    fn head(&mut self, _row: HeadRow) {}
-    fn leaf(&mut self, _row: &LeafRow<'_>) {}
-    fn private(&mut self, _row: &PrivateRow<'_>) {}
+    fn account(&mut self, row: AccountRow) {
+        self.now.insert(row.asset, row.version);
+    }
     fn transaction(&mut self, row: &TransactionRow<'_>) {
         self.transactions.row(row);
     }
     fn audit(&mut self, row: &AuditRow<'_>) {
+        if self.now.get(row.chain).is_none_or(|last| row.seq > *last) {
+            // Reported where its chain is judged, as what is wrong with a hash is.
+            return;
+        }
         let last = self.ends.get(row.chain).map_or(0, |end| end.seq);
-        // What is wrong with a row's hash is said where its chain is judged.
         let genuine = row.computed_hash(&mut self.buffer) == *row.hash;
-        self.transactions.audit(row, genuine, row.seq <= last, self.findings);
+        self.transactions
+            .audit(row, genuine, row.seq <= last, self.findings);
     }
     fn entry(&mut self, row: &EntryRow<'_>) {
         self.transactions.entry(row, self.findings);
-    }
-    fn is_full(&self) -> bool {
-        false
     }
 }

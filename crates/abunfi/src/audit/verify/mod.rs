@@ -63,6 +63,8 @@ pub struct Options {
     pub public_keys: Vec<PublicKey>,
     /// A checkpoint that was published: the database must have that very one.
     pub anchor: Option<Anchor>,
+    /// Only chains that have changed since the checkpoint of that number, from their rows in it on.
+    pub since: Option<i64>,
 }
 
 /// A checkpoint that was published.
@@ -72,14 +74,35 @@ pub struct Anchor {
     pub hash: Hash,
 }
 
+impl Anchor {
+    /// Reads the file that `abunfi audit anchor` writes; of it, which checkpoint it is. `None`: it is not
+    /// such a file.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let file: serde_json::Value = serde_json::from_str(text).ok()?;
+        if file.get("format")?.as_str()? != "abunfi.anchor.v1" {
+            return None;
+        }
+        let checkpoint = file.get("checkpoint")?;
+        let hash = hex::decode(checkpoint.get("hash")?.as_str()?).ok()?;
+        Some(Self {
+            number: checkpoint.get("number")?.as_i64()?,
+            hash: hash.try_into().ok()?,
+        })
+    }
+}
+
 impl Default for Options {
     fn default() -> Self {
         Self {
-            workers: std::thread::available_parallelism().map_or(2, std::num::NonZero::get).min(8),
+            workers: std::thread::available_parallelism()
+                .map_or(2, std::num::NonZero::get)
+                .min(8),
             most_findings: FINDINGS,
             page_rows: PAGE_ROWS,
             public_keys: Vec::new(),
             anchor: None,
+            since: None,
         }
     }
 }
@@ -119,6 +142,18 @@ impl Verifier {
     #[must_use]
     pub fn new(store: Arc<dyn Store>, checkpoints: Arc<dyn CheckpointStore>) -> Self {
         Self { store, checkpoints }
+    }
+
+    /// Whether there is a checkpoint of that number.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn has_checkpoint(&self, number: i64) -> Result<bool, StoreError> {
+        let there = self
+            .checkpoints
+            .checkpoints(number.saturating_sub(1), 1)
+            .await?;
+        Ok(there.first().is_some_and(|there| there.number == number))
     }
 
     /// Recomputes the books and gives what disagrees. Reads only.

@@ -10,7 +10,7 @@ use super::finding::{Findings, Hex, Maybe, Micros, Place, Time};
 use super::rows::{
     AccountRow, AuditRow, EntryRow, HeadRow, LeafRow, PrivateRow, Sink, TransactionRow,
 };
-use super::transactions::{Sums, Transactions};
+use super::transactions::{Sums, Transactions, kind_of};
 use crate::audit::{Hash, PrivateField};
 
 /// Which chain.
@@ -63,6 +63,11 @@ pub(super) struct Page {
     pub(super) counts: Counts,
     accounts: Vec<AccountRow>,
     ends: BTreeMap<ChainKey, End>,
+    /// Where chains are known, when only what came later is judged.
+    known: HashMap<ChainKey, i64>,
+    is_whole: bool,
+    /// Of the chain: the row that is known.
+    start: i64,
     /// By chain, `seq` and field: the commitment that what is stored comes to.
     private: BTreeMap<(Uuid, String, i64, String), Hash>,
     /// The rows that checkpoints name, by chain, oldest first.
@@ -71,7 +76,6 @@ pub(super) struct Page {
     chain: Option<Chain>,
     /// Of the chain: the rows that checkpoints name and that are still to come, newest first.
     named: Vec<(i64, i64, Hash)>,
-    covered: i64,
     buffer: Vec<u8>,
     most_rows: u64,
     rows: u64,
@@ -85,15 +89,25 @@ impl Page {
             counts: Counts::default(),
             accounts: Vec::new(),
             ends: BTreeMap::new(),
+            known: HashMap::new(),
+            is_whole: true,
+            start: 0,
             private: BTreeMap::new(),
             leaves: HashMap::new(),
             transactions: Transactions::default(),
             chain: None,
             named: Vec::new(),
-            covered: 0,
             buffer: Vec::with_capacity(512),
             most_rows,
             rows: 0,
+        }
+    }
+
+    /// For chains of which only the later rows come: what an account's rows add up to is not known then.
+    pub(super) fn of_what_is_new(self) -> Self {
+        Self {
+            is_whole: false,
+            ..self
         }
     }
 
@@ -101,11 +115,25 @@ impl Page {
         self.end_chain();
         let key = (user, name.to_owned());
         let end = self.ends.remove(&key);
-        self.named = self.leaves.remove(&key).unwrap_or_default();
-        self.covered = self.named.iter().map(|(_, seq, _)| *seq).max().unwrap_or(0);
+        self.start(user, name, end);
+    }
+
+    fn start(&mut self, user: Uuid, name: &str, end: Option<End>) {
+        self.named = self
+            .leaves
+            .remove(&(user, name.to_owned()))
+            .unwrap_or_default();
+        let covered = self.named.iter().map(|(_, seq, _)| *seq).max().unwrap_or(0);
         self.named.reverse();
+        let last = end.as_ref().map_or(0, |end| end.seq);
+        self.counts.not_checkpointed += u64::try_from(last.saturating_sub(covered)).unwrap_or(0);
         self.counts.chains += 1;
-        self.chain = Some(Chain::new(user, name, end));
+        let known = self.known.remove(&(user, name.to_owned()));
+        self.start = known.unwrap_or(0);
+        self.chain = Some(match self.start {
+            0 => Chain::new(user, name, end),
+            start => Chain::from(user, name, end, start),
+        });
     }
 
     fn end_chain(&mut self) {
@@ -123,10 +151,7 @@ impl Page {
     pub(super) fn close(mut self) -> Judged {
         self.end_chain();
         for ((user, name), end) in std::mem::take(&mut self.ends) {
-            self.counts.chains += 1;
-            self.named = self.leaves.remove(&(user, name.clone())).unwrap_or_default();
-            self.named.reverse();
-            self.chain = Some(Chain::new(user, &name, Some(end)));
+            self.start(user, &name, Some(end));
             self.end_chain();
         }
         let mut orphans: Vec<_> = std::mem::take(&mut self.leaves).into_iter().collect();
@@ -144,11 +169,18 @@ impl Page {
         let mut assets = AssetSums::new();
         self.counts.accounts = u64::try_from(self.accounts.len()).unwrap_or(u64::MAX);
         for account in &self.accounts {
-            let key = (account.user_id, account.asset.clone());
-            judge_account(account, &sums.get(&key).copied().unwrap_or_default(), &mut self.findings);
+            if self.is_whole {
+                let key = (account.user_id, account.asset.clone());
+                let sums = sums.get(&key).copied().unwrap_or_default();
+                judge_account(account, &sums, &mut self.findings);
+            }
             add_to_asset(&mut assets, account);
         }
-        Judged { findings: self.findings, counts: self.counts, assets }
+        Judged {
+            findings: self.findings,
+            counts: self.counts,
+            assets,
+        }
     }
 }
 
@@ -160,18 +192,35 @@ impl Sink for Page {
     }
 
     fn head(&mut self, row: HeadRow) {
-        let end = End { seq: row.seq, hash: row.hash, at: row.at, amounts: None };
+        let end = End {
+            seq: row.seq,
+            hash: row.hash,
+            at: row.at,
+            amounts: None,
+        };
         self.ends.insert((row.user_id, row.chain), end);
+    }
+
+    fn known(&mut self, user: Uuid, chain: &str, seq: i64) {
+        self.known.insert((user, chain.to_owned()), seq);
     }
 
     fn leaf(&mut self, row: &LeafRow<'_>) {
         let hash = row.hash.try_into().unwrap_or_default();
-        let leaves = self.leaves.entry((row.user_id, row.chain.to_owned())).or_default();
+        let leaves = self
+            .leaves
+            .entry((row.user_id, row.chain.to_owned()))
+            .or_default();
         leaves.push((row.checkpoint, row.seq, hash));
     }
 
     fn private(&mut self, row: &PrivateRow<'_>) {
-        let key = (row.user_id, row.chain.to_owned(), row.seq, row.field.to_owned());
+        let key = (
+            row.user_id,
+            row.chain.to_owned(),
+            row.seq,
+            row.field.to_owned(),
+        );
         self.private.insert(key, commitment(row));
     }
 
@@ -180,30 +229,55 @@ impl Sink for Page {
         self.transactions.row(row);
     }
 
+    fn earlier(&mut self, row: &AuditRow<'_>) {
+        self.rows += 1;
+        let genuine = row.computed_hash(&mut self.buffer) == *row.hash;
+        self.transactions
+            .audit(row, genuine, true, &mut self.findings);
+    }
+
     fn audit(&mut self, row: &AuditRow<'_>) {
         self.rows += 1;
-        self.counts.audit_rows += 1;
-        if !self.chain.as_ref().is_some_and(|chain| chain.is(row.user_id, row.chain)) {
+        if !self
+            .chain
+            .as_ref()
+            .is_some_and(|chain| chain.is(row.user_id, row.chain))
+        {
             self.begin(row.user_id, row.chain);
         }
-        let kind = row.transaction_id.and_then(|id| self.transactions.kind(row.user_id, id));
+        let kind = match row.transaction_id {
+            None => None,
+            Some(id) => kind_of(row.action).or_else(|| self.transactions.kind(row.user_id, id)),
+        };
         let Some(chain) = &mut self.chain else {
             return;
         };
+        if !chain.covers(row.seq) {
+            // Rows and head are of one snapshot, so it is none that was written meanwhile.
+            chain.beyond(row, &mut self.findings);
+            return;
+        }
+        self.counts.audit_rows += 1;
         let genuine = chain.row(row, kind, &mut self.buffer, &mut self.findings);
-        let is_in_head = chain.covers(row.seq);
-        self.transactions.audit(row, genuine, is_in_head, &mut self.findings);
+        if row.seq > self.start {
+            self.transactions
+                .audit(row, genuine, true, &mut self.findings);
+        }
         judge_private(row, &mut self.private, &mut self.counts, &mut self.findings);
         while let Some((number, seq, hash)) = self.named.last().filter(|named| named.1 <= row.seq) {
             if *seq < row.seq {
-                report_missing(row.user_id, row.chain, *number, *seq, hash, &mut self.findings);
+                report_missing(
+                    row.user_id,
+                    row.chain,
+                    *number,
+                    *seq,
+                    hash,
+                    &mut self.findings,
+                );
             } else {
                 judge_leaf(row, *number, hash, &mut self.findings);
             }
             self.named.pop();
-        }
-        if row.seq > self.covered {
-            self.counts.not_checkpointed += 1;
         }
     }
 
@@ -257,8 +331,15 @@ pub(super) fn report_missing(
     hash: &Hash,
     findings: &mut Findings,
 ) {
-    let place = || Place::AuditRow { user_id, chain: chain.to_owned(), seq };
-    let expected = format!("a row with the hash {}, as checkpoint {number} has it", Hex(hash));
+    let place = || Place::AuditRow {
+        user_id,
+        chain: chain.to_owned(),
+        seq,
+    };
+    let expected = format!(
+        "a row with the hash {}, as checkpoint {number} has it",
+        Hex(hash)
+    );
     findings.add(place, "row", expected, "no row");
 }
 
@@ -276,7 +357,12 @@ pub(super) fn judge_private(
         let Some(committed) = committed else {
             continue;
         };
-        let key = (row.user_id, row.chain.to_owned(), row.seq, field.as_str().to_owned());
+        let key = (
+            row.user_id,
+            row.chain.to_owned(),
+            row.seq,
+            field.as_str().to_owned(),
+        );
         let Some(stored) = private.remove(&key) else {
             counts.erased += 1;
             continue;
@@ -284,7 +370,12 @@ pub(super) fn judge_private(
         counts.private += 1;
         let place = || {
             let (user_id, chain, seq, field) = key.clone();
-            Place::Private { user_id, chain, seq, field }
+            Place::Private {
+                user_id,
+                chain,
+                seq,
+                field,
+            }
         };
         findings.compare(place, "commitment", Hex(committed), Hex(&stored));
     }
@@ -296,7 +387,12 @@ pub(super) fn report_uncommitted(
     findings: &mut Findings,
 ) {
     for ((user_id, chain, seq, field), _) in private {
-        let place = || Place::Private { user_id, chain: chain.clone(), seq, field: field.clone() };
+        let place = || Place::Private {
+            user_id,
+            chain: chain.clone(),
+            seq,
+            field: field.clone(),
+        };
         findings.add(place, "row", "no row: no audit row commits to it", "a row");
     }
 }
@@ -314,7 +410,11 @@ pub(super) fn judge_account(account: &AccountRow, sums: &Sums, findings: &mut Fi
         ("locked_shares", sums.locked_shares, account.locked_shares),
         ("deposited", sums.deposited, account.deposited),
         ("withdrawn", sums.withdrawn, account.withdrawn),
-        ("total_yield_earned", sums.yield_earned, account.yield_earned),
+        (
+            "total_yield_earned",
+            sums.yield_earned,
+            account.yield_earned,
+        ),
         ("bonuses", sums.bonuses, account.bonuses),
         // Nothing is charged yet, so no transaction has a fee.
         ("fees", 0, account.fees),
@@ -322,7 +422,8 @@ pub(super) fn judge_account(account: &AccountRow, sums: &Sums, findings: &mut Fi
         findings.compare(place, what, Micros(expected), Micros(found.into()));
     }
     findings.compare(place, "pending", sums.pending, account.pending);
-    let [expected, found] = [sums.last_yield_at, account.last_yield_at].map(|at| Maybe(at.map(Time)));
+    let [expected, found] =
+        [sums.last_yield_at, account.last_yield_at].map(|at| Maybe(at.map(Time)));
     findings.compare(place, "last_yield_at", expected, found);
 }
 

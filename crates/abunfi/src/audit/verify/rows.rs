@@ -58,16 +58,29 @@ impl AuditRow<'_> {
         field(Some(self.user_id.as_bytes()));
         field(Some(self.chain.as_bytes()));
         field(Some(&self.seq.to_be_bytes()));
-        field(self.transaction_id.as_ref().map(|id| id.as_bytes().as_slice()));
+        field(
+            self.transaction_id
+                .as_ref()
+                .map(|id| id.as_bytes().as_slice()),
+        );
         field(Some(self.action.as_bytes()));
         field(self.previous_status.map(str::as_bytes));
         field(self.new_status.map(str::as_bytes));
         for value in [self.amount, self.shares].into_iter().chain(self.after) {
-            field(value.map(i64::to_be_bytes).as_ref().map(<[u8; 8]>::as_slice));
+            field(
+                value
+                    .map(i64::to_be_bytes)
+                    .as_ref()
+                    .map(<[u8; 8]>::as_slice),
+            );
         }
         field(Some(self.actor_kind.as_bytes()));
         field(Some(self.actor_id.as_bytes()));
-        field(self.actor_session_id.as_ref().map(|id| id.as_bytes().as_slice()));
+        field(
+            self.actor_session_id
+                .as_ref()
+                .map(|id| id.as_bytes().as_slice()),
+        );
         field(Some(self.request_id.as_bytes()));
         field(Some(&self.at.to_be_bytes()));
         field(self.reason_commitment);
@@ -156,15 +169,24 @@ pub struct LeafRow<'r> {
 
 /// Whom a reader hands rows to. Each kind comes in the order of its table's primary key; within one
 /// snapshot accounts come first, then heads, leaves, private content, transactions, audit rows and entries.
+///
+/// A sink that does not care for a kind of row ignores it.
 pub trait Sink: Send {
-    fn account(&mut self, row: AccountRow);
-    fn head(&mut self, row: HeadRow);
+    /// The account's row, which is the head of its chain as well.
+    fn account(&mut self, _row: AccountRow) {}
+    fn head(&mut self, _row: HeadRow) {}
+    /// Of this chain only the rows from that one on come, which a checkpoint names; 0: all.
+    fn known(&mut self, _user: Uuid, _chain: &str, _seq: i64) {}
     /// Those of one chain come in the order of their checkpoints.
-    fn leaf(&mut self, row: &LeafRow<'_>);
-    fn private(&mut self, row: &PrivateRow<'_>);
-    fn transaction(&mut self, row: &TransactionRow<'_>);
-    fn audit(&mut self, row: &AuditRow<'_>);
-    fn entry(&mut self, row: &EntryRow<'_>);
+    fn leaf(&mut self, _row: &LeafRow<'_>) {}
+    fn private(&mut self, _row: &PrivateRow<'_>) {}
+    fn transaction(&mut self, _row: &TransactionRow<'_>) {}
+    /// A row up to the one that is known, of a transaction that a later row changed.
+    fn earlier(&mut self, _row: &AuditRow<'_>) {}
+    fn audit(&mut self, _row: &AuditRow<'_>) {}
+    fn entry(&mut self, _row: &EntryRow<'_>) {}
     /// More than this sink wants to hold: the reader stops, and the caller reads in smaller parts.
-    fn is_full(&self) -> bool;
+    fn is_full(&self) -> bool {
+        false
+    }
 }

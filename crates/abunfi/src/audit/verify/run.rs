@@ -59,7 +59,11 @@ impl Found {
 
     /// What was found before the first part.
     pub(super) fn begin(&mut self, findings: Findings, most: usize) {
-        let judged = Judged { findings, counts: Counts::default(), assets: AssetSums::new() };
+        let judged = Judged {
+            findings,
+            counts: Counts::default(),
+            assets: AssetSums::new(),
+        };
         self.add(0, judged, most);
     }
 
@@ -92,7 +96,12 @@ impl Plan {
                 return Ok(None);
             };
             let (sizes, through) = store.sizes(from, SIZES).await?;
-            self.planned.extend(cut(from, through.unwrap_or(Uuid::max()), &sizes, self.page_rows));
+            self.planned.extend(cut(
+                from,
+                through.unwrap_or(Uuid::max()),
+                &sizes,
+                self.page_rows,
+            ));
             self.next = through.and_then(after);
         }
         self.number += 1;
@@ -109,22 +118,28 @@ fn cut(from: Uuid, through: Uuid, sizes: &[Size], page_rows: u64) -> Vec<Part> {
             break;
         };
         let is_large = size > page_rows;
-        if users > 0 && (is_large || rows + size > page_rows || users >= PAGE_USERS) {
+        if users > 0 && (is_large || rows.saturating_add(size) > page_rows || users >= PAGE_USERS) {
             // Up to the user before, who is the last with rows: ids between them have none or are odd.
             if let Some(before) = before(user).filter(|before| *before >= from) {
-                parts.push(Part::Users { from, through: before });
+                parts.push(Part::Users {
+                    from,
+                    through: before,
+                });
             }
             (start, rows, users) = (Some(user), 0, 0);
         }
         if is_large {
             let from = start.unwrap_or(user);
             if let Some(before) = before(user).filter(|before| *before >= from) {
-                parts.push(Part::Users { from, through: before });
+                parts.push(Part::Users {
+                    from,
+                    through: before,
+                });
             }
             parts.push(Part::Large(user));
             start = after(user);
         } else {
-            rows += size;
+            rows = rows.saturating_add(size);
             users += 1;
         }
     }
@@ -147,6 +162,7 @@ struct Run {
     store: Arc<dyn Store>,
     most: usize,
     page_rows: u32,
+    since: Option<i64>,
     plan: Mutex<Plan>,
     found: std::sync::Mutex<Found>,
     done: AtomicU64,
@@ -156,7 +172,10 @@ struct Run {
 
 impl Run {
     fn read(&self, rows: u64) {
-        let done = self.done.fetch_add(rows, Ordering::Relaxed).saturating_add(rows);
+        let done = self
+            .done
+            .fetch_add(rows, Ordering::Relaxed)
+            .saturating_add(rows);
         self.progress.rows(done, self.total.max(done));
     }
 
@@ -191,8 +210,23 @@ impl Run {
     async fn users(&self, from: Uuid, through: Uuid) -> Result<Option<Judged>, StoreError> {
         let mut attempt = 1;
         loop {
-            let mut page = Page::new(self.most, u64::from(self.page_rows) * FULL + SPARE);
-            match self.store.users(from, through, &mut page).await {
+            let page = Page::new(self.most, u64::from(self.page_rows) * FULL + SPARE);
+            let (page, read) = match self.since {
+                None => {
+                    let mut page = page;
+                    let read = self.store.users(from, through, &mut page).await;
+                    (page, read)
+                }
+                Some(since) => {
+                    let mut page = page.of_what_is_new();
+                    let read = self
+                        .store
+                        .users_since(from, through, since, &mut page)
+                        .await;
+                    (page, read)
+                }
+            };
+            match read {
                 Ok(()) if super::rows::Sink::is_full(&page) => return Ok(None),
                 Ok(()) => return Ok(Some(page.close())),
                 Err(error) => again(error, &mut attempt).await?,
@@ -204,7 +238,10 @@ impl Run {
         let mut attempt = 1;
         loop {
             let read = |rows| self.read(rows);
-            let how = large::How { most_findings: self.most, part_rows: self.page_rows.div_ceil(2) };
+            let how = large::How {
+                most_findings: self.most,
+                part_rows: self.page_rows.div_ceil(2),
+            };
             match large::judge(self.store.as_ref(), user, how, &read).await {
                 Ok(judged) => return Ok(judged),
                 Err(error) => again(error, &mut attempt).await?,
@@ -224,18 +261,32 @@ impl Run {
                 break;
             }
             let judged = self.large(user).await?;
-            all.add(1, Judged { findings: Findings::keeping(0), ..judged }, 0);
+            all.add(
+                1,
+                Judged {
+                    findings: Findings::keeping(0),
+                    ..judged
+                },
+                0,
+            );
             findings.append(judged.findings);
             next = after(user);
         }
-        Ok(Judged { findings, counts: all.counts, assets: all.assets })
+        Ok(Judged {
+            findings,
+            counts: all.counts,
+            assets: all.assets,
+        })
     }
 }
 
 /// Waits before the next attempt, unless it was the last or waiting does not help.
 pub(super) async fn again(error: StoreError, attempt: &mut u32) -> Result<(), StoreError> {
     let may_pass = error.is_away()
-        || matches!(error, StoreError::Overloaded { .. } | StoreError::Conflict { .. });
+        || matches!(
+            error,
+            StoreError::Overloaded { .. } | StoreError::Conflict { .. }
+        );
     if !may_pass || *attempt >= ATTEMPTS {
         return Err(error);
     }
@@ -260,11 +311,16 @@ pub(super) async fn all(
         store: Arc::clone(store),
         most: options.most_findings,
         page_rows: options.page_rows,
+        since: options.since,
         plan: Mutex::new(Plan {
             next: Some(Uuid::nil()),
             planned: std::collections::VecDeque::new(),
             number: 0,
-            page_rows: options.page_rows.into(),
+            // Of a long history, hardly anything is new.
+            page_rows: match options.since {
+                Some(_) => u64::MAX,
+                None => options.page_rows.into(),
+            },
         }),
         found: std::sync::Mutex::new(std::mem::take(found)),
         done: AtomicU64::new(0),
@@ -283,7 +339,10 @@ pub(super) async fn all(
         })??;
     }
     *found = std::mem::take(
-        &mut *run.found.lock().unwrap_or_else(std::sync::PoisonError::into_inner),
+        &mut *run
+            .found
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner),
     );
     zero_sums(found, options.most_findings);
     Ok(())
@@ -294,10 +353,16 @@ fn zero_sums(found: &mut Found, most: usize) {
     let mut findings = Findings::keeping(most);
     for (asset, sums) in &found.assets {
         let net = sums.iter().sum();
-        let place = || Place::Asset { asset: asset.clone() };
+        let place = || Place::Asset {
+            asset: asset.clone(),
+        };
         findings.compare(place, "net", Micros(0), Micros(net));
     }
-    let judged = Judged { findings, counts: Counts::default(), assets: AssetSums::new() };
+    let judged = Judged {
+        findings,
+        counts: Counts::default(),
+        assets: AssetSums::new(),
+    };
     found.add(u64::MAX, judged, most);
 }
 
@@ -331,7 +396,12 @@ mod tests {
         let cases: &[&[(u128, u64)]] = &[
             &[],
             &[(5, 1)],
-            &[(0, PAGE_ROWS + 1), (1, 1), (2, PAGE_ROWS + 1), (3, PAGE_ROWS + 1)],
+            &[
+                (0, PAGE_ROWS + 1),
+                (1, 1),
+                (2, PAGE_ROWS + 1),
+                (3, PAGE_ROWS + 1),
+            ],
             &[(1, PAGE_ROWS), (9, PAGE_ROWS), (10, 1), (90, PAGE_ROWS * 3)],
             &[(1, 4_000), (2, 4_000), (3, 4_000), (100, PAGE_ROWS + 1)],
         ];
@@ -355,12 +425,19 @@ mod tests {
                 let asset = format!("{part}-{number}");
                 findings.add(|| Place::Asset { asset }, "net", 0, 1);
             }
-            let judged = Judged { findings, counts: Counts::default(), assets: AssetSums::new() };
+            let judged = Judged {
+                findings,
+                counts: Counts::default(),
+                assets: AssetSums::new(),
+            };
             found.add(part, judged, 3);
         }
         assert_eq!(found.count, 6);
-        let kept: Vec<String> =
-            found.into_findings().iter().map(|finding| finding.place.to_string()).collect();
+        let kept: Vec<String> = found
+            .into_findings()
+            .iter()
+            .map(|finding| finding.place.to_string())
+            .collect();
         assert_eq!(kept, ["asset 1-0", "asset 1-1", "asset 2-0"]);
     }
 }

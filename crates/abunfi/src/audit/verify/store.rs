@@ -30,6 +30,16 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     async fn users(&self, from: Uuid, through: Uuid, sink: &mut dyn Sink)
     -> Result<(), StoreError>;
 
+    /// Of the users from `from` to `through` the chains whose heads are not where checkpoint `since` has them:
+    /// their rows from that one on, and the transactions that the rows after it changed, whole.
+    async fn users_since(
+        &self,
+        from: Uuid,
+        through: Uuid,
+        since: i64,
+        sink: &mut dyn Sink,
+    ) -> Result<(), StoreError>;
+
     /// The next user from `from` on that has an audit row or a head.
     async fn next_user(&self, from: Uuid) -> Result<Option<Uuid>, StoreError>;
 
@@ -50,9 +60,9 @@ pub trait Store: Send + Sync + std::fmt::Debug {
         sink: &mut dyn Sink,
     ) -> Result<(), StoreError>;
 
-    /// A user's next transactions from `from` on by id, at most `limit`, with all their audit rows (each
-    /// transaction's in their order) and entries, and what has no transaction in that range of ids. Gives
-    /// the last id of the range; `None` when it was the last range.
+    /// A user's accounts and its next transactions from `from` on by id, at most `limit`, with all their
+    /// audit rows (each transaction's in their order) and entries, and what has no transaction in that
+    /// range of ids. Gives the last id of the range; `None` when it was the last range.
     async fn transactions_part(
         &self,
         user: Uuid,

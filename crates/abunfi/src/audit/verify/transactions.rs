@@ -49,6 +49,8 @@ impl Sums {
 /// What the trail says of a transaction.
 #[derive(Debug, Clone)]
 struct Trail {
+    /// Of rows that say it in their action.
+    kind: Option<TransactionType>,
     amount: i64,
     shares: i64,
     status: TransactionStatus,
@@ -127,7 +129,10 @@ impl Transactions {
     pub(super) fn row(&mut self, row: &TransactionRow<'_>) {
         self.rows = self.rows.saturating_add(1);
         let asset = self.names.number(row.asset);
-        let known = self.known.entry((row.user_id, row.transaction_id)).or_default();
+        let known = self
+            .known
+            .entry((row.user_id, row.transaction_id))
+            .or_default();
         known.row = Some(Row {
             kind: TransactionType::from_name(row.kind),
             status: TransactionStatus::from_name(row.status),
@@ -159,16 +164,27 @@ impl Transactions {
             seq: row.seq,
         };
         let Some(to) = row.new_status.and_then(TransactionStatus::from_name) else {
-            findings.add(place, "new_status", "the status of a transaction", Maybe(row.new_status));
+            findings.add(
+                place,
+                "new_status",
+                "the status of a transaction",
+                Maybe(row.new_status),
+            );
             return;
         };
         let chain = self.names.number(row.chain);
         let known = self.known.entry((row.user_id, id)).or_default();
         let expected = known.trail.as_ref().map(|trail| trail.status.as_str());
         if expected != row.previous_status {
-            findings.add(place, "previous_status", Maybe(expected), Maybe(row.previous_status));
+            findings.add(
+                place,
+                "previous_status",
+                Maybe(expected),
+                Maybe(row.previous_status),
+            );
         }
         let trail = known.trail.get_or_insert_with(|| Trail {
+            kind: kind_of(row.action),
             amount,
             shares,
             status: to,
@@ -181,8 +197,18 @@ impl Transactions {
             genuine: true,
         });
         trail.genuine &= genuine;
-        findings.compare(place, "amount", Micros(trail.amount.into()), Micros(amount.into()));
-        findings.compare(place, "shares", Micros(trail.shares.into()), Micros(shares.into()));
+        findings.compare(
+            place,
+            "amount",
+            Micros(trail.amount.into()),
+            Micros(amount.into()),
+        );
+        findings.compare(
+            place,
+            "shares",
+            Micros(trail.shares.into()),
+            Micros(shares.into()),
+        );
         trail.status = to;
         let confirmed = to == TransactionStatus::Confirmed;
         trail.confirmed_at = confirmed.then_some(row.at);
@@ -218,10 +244,11 @@ impl Transactions {
             self.names.name(trail.chain),
             self.names.name(asset),
         );
-        if let Some(at) = trail.confirmed_at {
+        if let Some(at) = trail.confirmed_at.filter(|_| trail.genuine) {
             findings.compare(place, "at", Time(at), Time(row.at));
         }
-        let leg = LedgerAccount::from_name(row.account).and_then(|account| known.legs.get_mut(side(account)));
+        let leg = LedgerAccount::from_name(row.account)
+            .and_then(|account| known.legs.get_mut(side(account)));
         match leg {
             Some(leg) => *leg = Some(row.amount),
             None => findings.add(place, "account", "an account of the books", row.account),
@@ -229,10 +256,7 @@ impl Transactions {
     }
 
     /// There are no more rows: judges each transaction, and gives the sums by user and asset.
-    pub(super) fn close(
-        self,
-        findings: &mut Findings,
-    ) -> BTreeMap<(Uuid, String), Sums> {
+    pub(super) fn close(self, findings: &mut Findings) -> BTreeMap<(Uuid, String), Sums> {
         let Self { known, names, .. } = self;
         let mut sums: HashMap<(Uuid, u32), Sums> = HashMap::new();
         let mut disagreeing = Vec::new();
@@ -264,6 +288,7 @@ impl Known {
             return false;
         };
         row.kind.is_some()
+            && row.kind == trail.kind.or(row.kind)
             && row.status == Some(trail.status)
             && row.asset == trail.chain
             && row.amount == trail.amount
@@ -271,14 +296,22 @@ impl Known {
             && row.created_at == trail.created_at
             && row.submitted_at == trail.submitted_at
             && row.confirmed_at == trail.confirmed_at
-            && self.legs == wanted(trail, row.kind)
+            && self.legs == wanted(trail, trail.kind.or(row.kind))
     }
 
     fn judge(&self, key: (Uuid, Uuid), names: &Names, findings: &mut Findings) {
         let (user_id, transaction_id) = key;
-        let place = || Place::Transaction { user_id, transaction_id };
+        let place = || Place::Transaction {
+            user_id,
+            transaction_id,
+        };
         let Some(trail) = &self.trail else {
-            findings.add(place, "row", "no transaction: no audit row tells of it", "a transaction");
+            findings.add(
+                place,
+                "row",
+                "no transaction: no audit row tells of it",
+                "a transaction",
+            );
             return;
         };
         let Some(row) = &self.row else {
@@ -289,15 +322,42 @@ impl Known {
         };
         let status = row.status.map_or("no status", TransactionStatus::as_str);
         findings.compare(place, "status", trail.status.as_str(), status);
-        if row.kind.is_none() {
-            findings.add(place, "type", "a type of transaction", "another word");
+        let found = row.kind.map_or("another word", TransactionType::as_str);
+        match trail.kind {
+            Some(kind) if trail.genuine => {
+                findings.compare(place, "type", kind.as_str(), found);
+            }
+            None if row.kind.is_none() => {
+                findings.add(place, "type", "a type of transaction", found);
+            }
+            _ => {}
         }
-        findings.compare(place, "asset", names.name(trail.chain), names.name(row.asset));
+        findings.compare(
+            place,
+            "asset",
+            names.name(trail.chain),
+            names.name(row.asset),
+        );
         // An edited audit row is reported as such; the transaction is not to blame for it.
         if trail.genuine {
-            findings.compare(place, "amount", Micros(trail.amount.into()), Micros(row.amount.into()));
-            findings.compare(place, "shares", Micros(trail.shares.into()), Micros(row.shares.into()));
-            findings.compare(place, "created_at", Time(trail.created_at), Time(row.created_at));
+            findings.compare(
+                place,
+                "amount",
+                Micros(trail.amount.into()),
+                Micros(row.amount.into()),
+            );
+            findings.compare(
+                place,
+                "shares",
+                Micros(trail.shares.into()),
+                Micros(row.shares.into()),
+            );
+            findings.compare(
+                place,
+                "created_at",
+                Time(trail.created_at),
+                Time(row.created_at),
+            );
             let times = [
                 ("submitted_at", trail.submitted_at, row.submitted_at),
                 ("confirmed_at", trail.confirmed_at, row.confirmed_at),
@@ -306,7 +366,7 @@ impl Known {
                 findings.compare(place, what, Maybe(trail.map(Time)), Maybe(row.map(Time)));
             }
         }
-        let legs = wanted(trail, row.kind);
+        let legs = wanted(trail, trail.kind.or(row.kind));
         for (index, (expected, found)) in legs.into_iter().zip(self.legs).enumerate() {
             let entry = || Place::Entry {
                 user_id,
@@ -323,6 +383,11 @@ impl Known {
             }
         }
     }
+}
+
+/// The type that the first audit row of a transaction says in its action: `post_deposit`, …
+pub(super) fn kind_of(action: &str) -> Option<TransactionType> {
+    TransactionType::from_name(action.strip_prefix("post_")?)
 }
 
 /// The place of an account among the legs.
@@ -360,11 +425,12 @@ fn wanted(trail: &Trail, kind: Option<TransactionType>) -> [Option<i64>; 5] {
 /// Adds what the transaction was at the head. Entries that disagree are reported as such, so that what an
 /// account should have is said by those that should be there.
 fn add(sums: &mut Sums, trail: &Trail, row: Option<&Row>) {
-    let kind = row.and_then(|row| row.kind);
+    let kind = trail.kind.or(row.and_then(|row| row.kind));
     let is_withdrawal = kind == Some(TransactionType::Withdraw);
-    let (amount, shares) = match row {
-        Some(row) if !trail.genuine => (row.amount, row.shares),
-        _ => (trail.amount, trail.shares),
+    // An edited audit row says nothing.
+    let (amount, shares, confirmed_at) = match row {
+        Some(row) if !trail.genuine => (row.amount, row.shares, row.confirmed_at),
+        _ => (trail.amount, trail.shares, trail.confirmed_before_head),
     };
     let (amount, shares) = (i128::from(amount), i128::from(shares));
     match trail.at_head {
@@ -387,7 +453,7 @@ fn add(sums: &mut Sums, trail: &Trail, row: Option<&Row>) {
             sums.user += amount_in;
             sums.shares += shares_in;
             if kind == Some(TransactionType::YieldHarvest) {
-                sums.last_yield_at = sums.last_yield_at.max(trail.confirmed_before_head);
+                sums.last_yield_at = sums.last_yield_at.max(confirmed_at);
             }
         }
         Some(TransactionStatus::Failed | TransactionStatus::Cancelled) | None => {}

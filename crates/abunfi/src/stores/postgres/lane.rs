@@ -168,7 +168,8 @@ impl Lane {
     /// # Errors
     /// `InsideTransaction`, `Unavailable`, `Overloaded`: nothing was done.
     pub(super) async fn begin(&self) -> Result<Open, StoreError> {
-        self.begin_until(Instant::now() + self.deadline, &self.begin).await
+        self.begin_until(Instant::now() + self.deadline, &self.begin)
+            .await
     }
 
     /// Opens a snapshot: its statements see one state, and only read. Its owner ends it with

@@ -25,6 +25,7 @@ on_every_backend!(
     statistics_count_and_sum_by_type_and_month,
     statistics_of_large_sums_do_not_overflow,
     the_trial_balance_is_zero_for_users_in_every_state,
+    the_trial_balance_is_exact_over_many_large_balances,
     expired_holds_are_found_and_no_others,
     expired_holds_come_a_few_at_a_time,
 );
@@ -680,4 +681,49 @@ async fn expired_holds_come_a_few_at_a_time(stores: &Relational) {
     assert_eq!(rounds, [3, 3, 1]);
     assert_eq!(stores.balance(user).await, (units(100), Amount::ZERO));
     stores.check_books().await;
+}
+
+/// Sums far beyond 64 bits, with rests that carry.
+async fn the_trial_balance_is_exact_over_many_large_balances(stores: &Relational) {
+    const USERS: i64 = 40;
+    let most = "999999999999.999999";
+    for index in 0..USERS {
+        let user = stores.user(&format!("rich-{index}")).await.id;
+        for kind in [TransactionType::Deposit, TransactionType::YieldHarvest] {
+            stores
+                .posted(posting(user, kind, amount("499999999999.999999")))
+                .await;
+        }
+        stores
+            .posted(posting(
+                user,
+                TransactionType::ReferralBonus,
+                amount("0.000001"),
+            ))
+            .await;
+        let all = stores.balance(user).await.0;
+        stores
+            .posted(posting(user, TransactionType::Withdraw, all))
+            .await;
+        stores
+            .posted(posting(user, TransactionType::Deposit, amount(most)))
+            .await;
+    }
+    let sheets = stores.ledger.trial_balance().await.unwrap();
+    let sheet = &sheets[0];
+    let (max, half) = (
+        i128::from(Amount::MAX.micros()),
+        499_999_999_999_999_999_i128,
+    );
+    let sum = |each: i128| SignedSum::from_micros(each * i128::from(USERS));
+    assert_eq!(sheet.accounts, USERS);
+    assert_eq!(sheet.users, sum(max));
+    assert_eq!(sheet.custody, sum(2 * half + 1 - half - max));
+    assert_eq!(sheet.yield_, sum(-half));
+    assert_eq!(sheet.promotions, sum(-1));
+    assert_eq!(sheet.net, SignedSum::ZERO);
+    assert!(
+        sheet.users.micros() > i128::from(i64::MAX),
+        "beyond 64 bits"
+    );
 }

@@ -16,6 +16,8 @@ use crate::audit::verify::rows::{
 use crate::audit::verify::{Extent, Size, Store};
 use crate::error::StoreError;
 
+mod since;
+
 type Result<T, E = sqlx::Error> = std::result::Result<T, E>;
 
 /// Microseconds from 1970 to 2000, from which PostgreSQL counts.
@@ -61,6 +63,18 @@ impl Store for Postgres {
         sink: &mut dyn Sink,
     ) -> Result<(), StoreError> {
         snapshot!(self, |connection| users(connection, from, through, sink))
+    }
+
+    async fn users_since(
+        &self,
+        from: Uuid,
+        through: Uuid,
+        since: i64,
+        sink: &mut dyn Sink,
+    ) -> Result<(), StoreError> {
+        snapshot!(self, |connection| since::users(
+            connection, from, through, since, sink
+        ))
     }
 
     async fn next_user(&self, from: Uuid) -> Result<Option<Uuid>, StoreError> {
@@ -265,26 +279,30 @@ async fn accounts(
     .bind(through)
     .fetch(connection);
     while let Some(row) = rows.try_next().await? {
-        sink.account(AccountRow {
-            user_id: row.uuid(0)?,
-            asset: row.text(1)?.to_owned(),
-            available: row.int(2)?,
-            locked: row.int(3)?,
-            shares: row.int(4)?,
-            locked_shares: row.int(5)?,
-            deposited: row.int(6)?,
-            withdrawn: row.int(7)?,
-            yield_earned: row.int(8)?,
-            bonuses: row.int(9)?,
-            fees: row.int(10)?,
-            last_yield_at: row.maybe_time(11)?,
-            pending: row.int(12)?,
-            version: row.int(13)?,
-            chain_hash: row.bytes(14)?.to_vec(),
-            chain_at: row.time(15)?,
-        });
+        sink.account(account(&row)?);
     }
     Ok(())
+}
+
+fn account(row: &PgRow) -> Result<AccountRow> {
+    Ok(AccountRow {
+        user_id: row.uuid(0)?,
+        asset: row.text(1)?.to_owned(),
+        available: row.int(2)?,
+        locked: row.int(3)?,
+        shares: row.int(4)?,
+        locked_shares: row.int(5)?,
+        deposited: row.int(6)?,
+        withdrawn: row.int(7)?,
+        yield_earned: row.int(8)?,
+        bonuses: row.int(9)?,
+        fees: row.int(10)?,
+        last_yield_at: row.maybe_time(11)?,
+        pending: row.int(12)?,
+        version: row.int(13)?,
+        chain_hash: row.bytes(14)?.to_vec(),
+        chain_at: row.time(15)?,
+    })
 }
 
 async fn chain_heads(
@@ -301,15 +319,19 @@ async fn chain_heads(
     .bind(through)
     .fetch(connection);
     while let Some(row) = rows.try_next().await? {
-        sink.head(HeadRow {
-            user_id: row.uuid(0)?,
-            chain: row.text(1)?.to_owned(),
-            seq: row.int(2)?,
-            hash: row.bytes(3)?.to_vec(),
-            at: row.time(4)?,
-        });
+        sink.head(head(&row)?);
     }
     Ok(())
+}
+
+fn head(row: &PgRow) -> Result<HeadRow> {
+    Ok(HeadRow {
+        user_id: row.uuid(0)?,
+        chain: row.text(1)?.to_owned(),
+        seq: row.int(2)?,
+        hash: row.bytes(3)?.to_vec(),
+        at: row.time(4)?,
+    })
 }
 
 async fn chain_part(
@@ -374,6 +396,7 @@ async fn transactions_part(
     limit: u32,
     sink: &mut dyn Sink,
 ) -> Result<Option<Uuid>> {
+    accounts(connection, user, user, sink).await?;
     let last: Option<Uuid> = sqlx::query_scalar(
         "SELECT transaction_id FROM transactions WHERE user_id = $1 AND transaction_id >= $2
          ORDER BY transaction_id LIMIT 1 OFFSET $3",
@@ -551,7 +574,9 @@ trait Cells {
 
     /// Microseconds since 1970.
     fn maybe_time(&self, place: usize) -> Result<Option<i64>> {
-        Ok(self.maybe_int(place)?.map(|micros| micros.saturating_add(EPOCH_MICROS)))
+        Ok(self
+            .maybe_int(place)?
+            .map(|micros| micros.saturating_add(EPOCH_MICROS)))
     }
 
     fn time(&self, place: usize) -> Result<i64> {

@@ -3,8 +3,8 @@
 
 use async_trait::async_trait;
 use futures::TryStreamExt;
-use sqlx::sqlite::{SqliteConnection, SqliteRow};
 use sqlx::Row;
+use sqlx::sqlite::{SqliteConnection, SqliteRow};
 use uuid::Uuid;
 
 use super::Sqlite;
@@ -15,12 +15,17 @@ use crate::audit::verify::rows::{
 use crate::audit::verify::{Extent, Size, Store};
 use crate::error::StoreError;
 
+mod since;
+
 type Result<T, E = sqlx::Error> = std::result::Result<T, E>;
 
 /// Runs a body on the connection of a snapshot of its own.
 macro_rules! snapshot {
     ($self:ident, |$connection:ident| $body:expr) => {
-        $self.relational.snapshot(async |$connection| $body.await).await
+        $self
+            .relational
+            .snapshot(async |$connection| $body.await)
+            .await
     };
 }
 
@@ -53,6 +58,18 @@ impl Store for Sqlite {
         sink: &mut dyn Sink,
     ) -> Result<(), StoreError> {
         snapshot!(self, |connection| users(connection, from, through, sink))
+    }
+
+    async fn users_since(
+        &self,
+        from: Uuid,
+        through: Uuid,
+        since: i64,
+        sink: &mut dyn Sink,
+    ) -> Result<(), StoreError> {
+        snapshot!(self, |connection| since::users(
+            connection, from, through, since, sink
+        ))
     }
 
     async fn next_user(&self, from: Uuid) -> Result<Option<Uuid>, StoreError> {
@@ -256,26 +273,30 @@ async fn accounts(
     .bind(through)
     .fetch(connection);
     while let Some(row) = rows.try_next().await? {
-        sink.account(AccountRow {
-            user_id: row.uuid(0)?,
-            asset: row.text(1)?.to_owned(),
-            available: row.int(2)?,
-            locked: row.int(3)?,
-            shares: row.int(4)?,
-            locked_shares: row.int(5)?,
-            deposited: row.int(6)?,
-            withdrawn: row.int(7)?,
-            yield_earned: row.int(8)?,
-            bonuses: row.int(9)?,
-            fees: row.int(10)?,
-            last_yield_at: row.maybe_time(11)?,
-            pending: row.int(12)?,
-            version: row.int(13)?,
-            chain_hash: row.bytes(14)?.to_vec(),
-            chain_at: row.time(15)?,
-        });
+        sink.account(account(&row)?);
     }
     Ok(())
+}
+
+fn account(row: &SqliteRow) -> Result<AccountRow> {
+    Ok(AccountRow {
+        user_id: row.uuid(0)?,
+        asset: row.text(1)?.to_owned(),
+        available: row.int(2)?,
+        locked: row.int(3)?,
+        shares: row.int(4)?,
+        locked_shares: row.int(5)?,
+        deposited: row.int(6)?,
+        withdrawn: row.int(7)?,
+        yield_earned: row.int(8)?,
+        bonuses: row.int(9)?,
+        fees: row.int(10)?,
+        last_yield_at: row.maybe_time(11)?,
+        pending: row.int(12)?,
+        version: row.int(13)?,
+        chain_hash: row.bytes(14)?.to_vec(),
+        chain_at: row.time(15)?,
+    })
 }
 
 async fn chain_heads(
@@ -292,15 +313,19 @@ async fn chain_heads(
     .bind(through)
     .fetch(connection);
     while let Some(row) = rows.try_next().await? {
-        sink.head(HeadRow {
-            user_id: row.uuid(0)?,
-            chain: row.text(1)?.to_owned(),
-            seq: row.int(2)?,
-            hash: row.bytes(3)?.to_vec(),
-            at: row.time(4)?,
-        });
+        sink.head(head(&row)?);
     }
     Ok(())
+}
+
+fn head(row: &SqliteRow) -> Result<HeadRow> {
+    Ok(HeadRow {
+        user_id: row.uuid(0)?,
+        chain: row.text(1)?.to_owned(),
+        seq: row.int(2)?,
+        hash: row.bytes(3)?.to_vec(),
+        at: row.time(4)?,
+    })
 }
 
 async fn chain_part(
@@ -365,6 +390,7 @@ async fn transactions_part(
     limit: u32,
     sink: &mut dyn Sink,
 ) -> Result<Option<Uuid>> {
+    accounts(connection, user, user, sink).await?;
     let last: Option<Uuid> = sqlx::query_scalar(
         "SELECT transaction_id FROM transactions WHERE user_id = ?1 AND transaction_id >= ?2
          ORDER BY transaction_id LIMIT 1 OFFSET ?3",

@@ -1,0 +1,215 @@
+//! `abunfi verify`.
+
+use std::io::{IsTerminal, Write};
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use abunfi::audit::verify::{Anchor, Options, Progress, Report};
+use abunfi::config::Loaded;
+use serde_json::json;
+
+use crate::args::Verify;
+use crate::failure::Misuse;
+use crate::{output, setup};
+
+/// How often a line on a terminal is written anew.
+const ON_A_TERMINAL: Duration = Duration::from_millis(500);
+/// How often a line is written elsewhere.
+const ELSEWHERE: Duration = Duration::from_secs(10);
+
+pub(crate) async fn run(loaded: Loaded, asked: &Verify, json: bool) -> anyhow::Result<ExitCode> {
+    // Asked wrongly is said before anything is opened.
+    let options = options(asked)?;
+    let platform = setup::open_for_command(loaded).await?;
+    if let Some(number) = options.since
+        && !platform.verifier().has_checkpoint(number).await?
+    {
+        platform.close().await;
+        return Err(Misuse(format!("there is no checkpoint {number}")).into());
+    }
+    let started = Instant::now();
+    let progress = Arc::new(Lines::new(started));
+    let report = platform.verifier().verify(&options, progress.clone()).await;
+    progress.end();
+    platform.close().await;
+    let report = report?;
+    let seconds = started.elapsed();
+    if json {
+        let mut shown = serde_json::to_value(&report)?;
+        if let Some(fields) = shown.as_object_mut() {
+            fields.insert(
+                "duration_ms".to_owned(),
+                json!(seconds.as_millis().to_string()),
+            );
+        }
+        output::json(&shown)?;
+    } else {
+        output::line(&shown(&report, seconds))?;
+    }
+    Ok(if report.clean {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+fn options(asked: &Verify) -> Result<Options, Misuse> {
+    let mut options = Options {
+        most_findings: asked.findings.into(),
+        since: asked.since,
+        ..Options::default()
+    };
+    if let Some(workers) = asked.workers {
+        options.workers = workers.into();
+    }
+    for key in &asked.public_key {
+        let bytes = hex::decode(key)
+            .ok()
+            .and_then(|bytes| bytes.try_into().ok());
+        options.public_keys.push(bytes.ok_or_else(|| {
+            Misuse(format!(
+                "{key:?} is no public key: it has 64 hexadecimal digits"
+            ))
+        })?);
+    }
+    options.anchor = asked.anchor.as_deref().map(read_anchor).transpose()?;
+    Ok(options)
+}
+
+fn read_anchor(path: &Path) -> Result<Anchor, Misuse> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| Misuse(format!("{}: {error}", path.display())))?;
+    Anchor::parse(&text).ok_or_else(|| {
+        Misuse(format!(
+            "{} is no anchor: `abunfi audit anchor` writes them",
+            path.display()
+        ))
+    })
+}
+
+fn shown(report: &Report, took: Duration) -> String {
+    let read = &report.read;
+    let mut lines: Vec<String> = report
+        .findings
+        .iter()
+        .map(|finding| finding.to_string())
+        .collect();
+    let shown = u64::try_from(lines.len()).unwrap_or(u64::MAX);
+    if report.disagreements > shown {
+        lines.push(format!(
+            "and {} more",
+            report.disagreements.saturating_sub(shown)
+        ));
+    }
+    if !lines.is_empty() {
+        lines.push(String::new());
+    }
+    lines.push(format!(
+        "read: {} audit rows in {} chains, {} accounts, {} transactions, {} entries, in {}.{:03} s",
+        read.audit_rows,
+        read.chains,
+        read.accounts,
+        read.transactions,
+        read.entries,
+        took.as_secs(),
+        took.subsec_millis(),
+    ));
+    lines.push(format!(
+        "personal content: {} as committed to, {} erased",
+        read.private, read.erased
+    ));
+    let checkpoints = &report.checkpoints;
+    lines.push(format!(
+        "checkpoints: {}, over {} rows; not checkpointed yet: {} rows",
+        checkpoints.count, checkpoints.covered_rows, read.not_checkpointed
+    ));
+    if let (Some(number), Some(later)) = (checkpoints.anchored, checkpoints.not_anchored) {
+        lines.push(format!(
+            "anchored: up to checkpoint {number}; not anchored yet: {later} checkpoints"
+        ));
+    }
+    lines.push(match (report.clean, report.disagreements) {
+        (true, _) => "the books are proved".to_owned(),
+        (false, 1) => "1 disagreement".to_owned(),
+        (false, count) => format!("{count} disagreements"),
+    });
+    lines.join("\n")
+}
+
+/// Shows on standard error how far it is: one line that changes on a terminal, plain lines elsewhere.
+struct Lines {
+    started: Instant,
+    is_terminal: bool,
+    last: Mutex<Option<Instant>>,
+}
+
+impl Lines {
+    fn new(started: Instant) -> Self {
+        Self {
+            started,
+            is_terminal: std::io::stderr().is_terminal(),
+            last: Mutex::new(None),
+        }
+    }
+
+    /// Leaves the line that was written over.
+    fn end(&self) {
+        let was_shown = self
+            .last
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .is_some();
+        if self.is_terminal && was_shown {
+            eprintln!();
+        }
+    }
+}
+
+impl Progress for Lines {
+    fn rows(&self, done: u64, total: u64) {
+        let every = if self.is_terminal {
+            ON_A_TERMINAL
+        } else {
+            ELSEWHERE
+        };
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if last.unwrap_or(self.started).elapsed() < every {
+            return;
+        }
+        *last = Some(Instant::now());
+        let line = progress(done, total, self.started.elapsed());
+        if self.is_terminal {
+            eprint!("\r{line}\x1b[K");
+            // What is not shown now is shown by the next one.
+            std::io::stderr().flush().unwrap_or_default();
+        } else {
+            eprintln!("{line}");
+        }
+    }
+}
+
+fn progress(done: u64, total: u64, took: Duration) -> String {
+    let millis = u64::try_from(took.as_millis()).unwrap_or(u64::MAX).max(1);
+    let rate = done.saturating_mul(1_000) / millis;
+    let left = total.saturating_sub(done) / rate.max(1);
+    format!("{done} of about {total} audit rows, {rate} a second, {left} s left")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn progress_has_a_rate_and_the_time_left() {
+        assert_eq!(
+            progress(50_000, 200_000, Duration::from_secs(5)),
+            "50000 of about 200000 audit rows, 10000 a second, 15 s left"
+        );
+        assert_eq!(
+            progress(0, 10, Duration::ZERO),
+            "0 of about 10 audit rows, 0 a second, 10 s left"
+        );
+    }
+}

@@ -1,0 +1,154 @@
+//! `abunfi verify` and `abunfi accounts`, on the embedded store.
+
+use std::str::FromStr as _;
+
+use serde_json::Value;
+use sqlx::ConnectOptions as _;
+use sqlx::sqlite::SqliteConnectOptions;
+
+use crate::support::Place;
+
+/// The embedded platform as its first command leaves it: an asset, whose price is in the trail.
+fn place() -> Place {
+    let place = Place::new();
+    assert_eq!(place.run(&["stats"]).code, 0);
+    place
+}
+
+fn change(place: &Place, statements: &'static [&'static str]) {
+    let url = format!("sqlite://{}", place.data().join("abunfi.db").display());
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let mut file = SqliteConnectOptions::from_str(&url)
+            .unwrap()
+            .connect()
+            .await
+            .unwrap();
+        for sql in statements {
+            sqlx::query(*sql).execute(&mut file).await.unwrap();
+        }
+        sqlx::Connection::close(file).await.unwrap();
+    });
+}
+
+#[test]
+fn books_that_nobody_touched_are_proved() {
+    let place = place();
+    let ran = place.run(&["verify"]);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    assert!(ran.out.ends_with("the books are proved\n"), "{ran:?}");
+    assert!(ran.out.contains("not checkpointed yet: "), "{ran:?}");
+    let report = place.run(&["verify", "--json", "--workers", "2"]).json();
+    assert_eq!(report["clean"], true);
+    assert!(
+        report["read"]["audit_rows"].as_u64().unwrap() >= 1,
+        "{report}"
+    );
+    assert_eq!(report["findings"], serde_json::json!([]));
+}
+
+#[test]
+fn what_disagrees_is_named_and_is_exit_code_1() {
+    let place = place();
+    change(
+        &place,
+        &[
+            "DROP TRIGGER audit_no_update",
+            "UPDATE audit SET amount = 5 WHERE chain = 'asset:VND'",
+        ],
+    );
+    let ran = place.run(&["verify"]);
+    assert_eq!(ran.code, 1, "{ran:?}");
+    let named =
+        "audit row 1 of chain asset:VND of 00000000-0000-0000-0000-000000000000: hash should be ";
+    assert!(ran.out.starts_with(named), "{ran:?}");
+    assert!(ran.out.ends_with("\n1 disagreement\n"), "{ran:?}");
+    let ran = place.run(&["verify", "--json"]);
+    assert_eq!(ran.code, 1, "{ran:?}");
+    let report: Value = serde_json::from_str(&ran.out).unwrap();
+    assert_eq!(
+        (&report["clean"], &report["disagreements"]),
+        (&false.into(), &1.into())
+    );
+    let place = &report["findings"][0]["place"];
+    assert_eq!(
+        (&place["kind"], &place["seq"]),
+        (&"audit_row".into(), &1.into())
+    );
+}
+
+#[test]
+fn what_cannot_be_asked_is_misuse() {
+    let place = place();
+    place.write("other.json", "{}");
+    for arguments in [
+        &["verify", "--since", "1"][..],
+        &["verify", "--since", "x"],
+        &["verify", "--public-key", "12"],
+        &["verify", "--anchor", "absent.json"],
+        &["verify", "--anchor", "other.json"],
+        &["verify", "--workers", "0"],
+        &["accounts", "--asset", "vnd"],
+    ] {
+        let ran = place.run(arguments);
+        assert_eq!(
+            (ran.code, ran.out.as_str()),
+            (2, ""),
+            "{arguments:?}: {ran:?}"
+        );
+        assert!(!ran.err.is_empty(), "{arguments:?}");
+    }
+}
+
+#[test]
+fn an_anchor_that_the_database_does_not_have_is_a_disagreement() {
+    let place = place();
+    let hash = "ab".repeat(32);
+    let anchor = format!(
+        r#"{{"format": "abunfi.anchor.v1", "checkpoint": {{"number": 3, "hash": "{hash}"}}}}"#
+    );
+    place.write("anchor.json", &anchor);
+    let ran = place.run(&["verify", "--anchor", "anchor.json"]);
+    assert_eq!(ran.code, 1, "{ran:?}");
+    let named =
+        format!("checkpoint 3: row should be the published one, {hash}, is no checkpoint\n");
+    assert!(ran.out.starts_with(&named), "{ran:?}");
+}
+
+#[test]
+fn accounts_come_to_zero() {
+    let place = place();
+    let ran = place.run(&["accounts"]);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    let lines: Vec<Vec<&str>> = ran
+        .out
+        .lines()
+        .map(|line| line.split_whitespace().collect())
+        .collect();
+    assert_eq!(
+        lines,
+        [
+            [
+                "asset",
+                "accounts",
+                "users",
+                "custody",
+                "yield",
+                "promotions",
+                "fees",
+                "net"
+            ],
+            ["VND", "0", "0", "0", "0", "0", "0", "0"],
+        ]
+    );
+    let books = place.run(&["accounts", "--asset", "VND", "--json"]).json();
+    assert_eq!(
+        (&books[0]["accounts"], &books[0]["net"]),
+        (&0.into(), &"0".into())
+    );
+    let ran = place.run(&["accounts", "--asset", "XYZ"]);
+    assert_eq!((ran.code, ran.out.as_str()), (1, ""), "{ran:?}");
+}

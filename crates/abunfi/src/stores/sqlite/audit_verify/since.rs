@@ -1,0 +1,171 @@
+//! Only what is new: chains that are not where a checkpoint has them.
+
+use futures::TryStreamExt;
+use serde_json::json;
+use sqlx::SqliteConnection;
+use uuid::Uuid;
+
+use super::super::columns::{hex, row_list};
+use super::{Cells, Result, Sink, account, audit, entry, head, leaf, private, transaction};
+
+/// A query over the chains that changed, `k`, each with the `seq` that the checkpoint has; each of its rows is handed to the sink.
+macro_rules! hand_over {
+    ($connection:ident, $changed:ident, $sql:expr, |$row:ident| $hand:expr) => {{
+        let mut rows = sqlx::query($sql).bind(&$changed).fetch(&mut *$connection);
+        while let Some($row) = rows.try_next().await? {
+            $hand;
+        }
+    }};
+}
+
+/// The chains as `k`, and their new rows' transactions as `t`.
+macro_rules! of_changed {
+    ($before:literal, $after:literal) => {
+        concat!(
+            "WITH k AS (SELECT unhex(value ->> 0) AS user_id, value ->> 1 AS chain, value ->> 2 AS seq
+                        FROM json_each(?1)),
+             n AS (SELECT DISTINCT r.user_id, r.transaction_id, k.seq FROM k JOIN audit AS r
+                   ON r.user_id = k.user_id AND r.chain = k.chain AND r.seq > k.seq
+                   WHERE r.transaction_id IS NOT NULL) ",
+            $before,
+            " ",
+            $after
+        )
+    };
+}
+
+/// Columns of an audit row.
+macro_rules! audit_rows {
+    ($after:literal) => {
+        of_changed!(
+            "SELECT r.user_id, r.chain, r.seq, r.transaction_id, r.action, r.previous_status, r.new_status,
+                    r.amount, r.shares, r.available_after, r.locked_after, r.shares_after,
+                    r.locked_shares_after, r.actor_kind, r.actor_id, r.actor_session_id, r.request_id, r.at,
+                    r.reason_commitment, r.data_commitment, r.previous_hash, r.hash, NULL",
+            $after
+        )
+    };
+}
+
+pub(super) async fn users(
+    connection: &mut SqliteConnection,
+    from: Uuid,
+    through: Uuid,
+    since: i64,
+    sink: &mut dyn Sink,
+) -> Result<()> {
+    let k = changed(connection, from, through, since, sink).await?;
+    hand_over!(connection, k, of_changed!(
+        "SELECT a.user_id, a.asset, a.available, a.locked, a.shares, a.locked_shares, a.deposited, a.withdrawn,
+                a.total_yield_earned, a.bonuses, a.fees, a.last_yield_at, a.pending, a.version,
+                a.chain_hash, a.chain_at",
+        "FROM k JOIN accounts AS a ON a.user_id = k.user_id AND a.asset = k.chain"
+    ), |row| sink.account(account(&row)?));
+    hand_over!(
+        connection,
+        k,
+        of_changed!(
+            "SELECT h.user_id, h.chain, h.seq, h.hash, h.at",
+            "FROM k JOIN chain_heads AS h ON h.user_id = k.user_id AND h.chain = k.chain"
+        ),
+        |row| sink.head(head(&row)?)
+    );
+    hand_over!(
+        connection,
+        k,
+        of_changed!(
+            "SELECT l.user_id, l.chain, c.checkpoint, c.seq, c.hash",
+            "FROM k JOIN chain_leaves AS l ON l.user_id = k.user_id AND l.chain = k.chain
+         JOIN leaf_changes AS c ON c.leaf = l.leaf AND c.seq >= k.seq
+         ORDER BY l.user_id, l.chain, c.checkpoint"
+        ),
+        |row| sink.leaf(&leaf(&row)?)
+    );
+    hand_over!(
+        connection,
+        k,
+        of_changed!(
+            "SELECT p.user_id, p.chain, p.seq, p.field, p.salt, p.value",
+            "FROM k JOIN audit_private AS p ON p.user_id = k.user_id AND p.chain = k.chain AND p.seq >= k.seq"
+        ),
+        |row| sink.private(&private(&row)?)
+    );
+    hand_over!(connection, k, of_changed!(
+        "SELECT t.user_id, t.transaction_id, t.type, t.status, t.asset, t.amount, t.shares, t.submitted_at,
+                t.created_at, t.confirmed_at",
+        "FROM n JOIN transactions AS t
+             ON t.user_id = n.user_id AND t.transaction_id = n.transaction_id"
+    ), |row| {
+        sink.transaction(&transaction(&row)?);
+        if sink.is_full() {
+            return Ok(());
+        }
+    });
+    hand_over!(
+        connection,
+        k,
+        audit_rows!(
+            "FROM n JOIN audit AS r
+             ON r.user_id = n.user_id AND r.transaction_id = n.transaction_id AND r.seq <= n.seq
+         ORDER BY r.user_id, r.transaction_id, r.seq"
+        ),
+        |row| sink.earlier(&audit(&row)?)
+    );
+    hand_over!(
+        connection,
+        k,
+        audit_rows!(
+        "FROM k JOIN audit AS r ON r.user_id = k.user_id AND r.chain = k.chain AND r.seq >= k.seq
+         ORDER BY r.user_id, r.chain, r.seq"
+    ),
+        |row| {
+            sink.audit(&audit(&row)?);
+            if sink.is_full() {
+                return Ok(());
+            }
+        }
+    );
+    hand_over!(
+        connection,
+        k,
+        of_changed!(
+            "SELECT e.user_id, e.transaction_id, e.account, e.asset, e.amount, e.at",
+            "FROM n JOIN entries AS e ON e.user_id = n.user_id AND e.transaction_id = n.transaction_id"
+        ),
+        |row| sink.entry(&entry(&row)?)
+    );
+    Ok(())
+}
+
+async fn changed(
+    connection: &mut SqliteConnection,
+    from: Uuid,
+    through: Uuid,
+    since: i64,
+    sink: &mut dyn Sink,
+) -> Result<String> {
+    let mut changed = Vec::new();
+    let mut rows = sqlx::query(
+        "SELECT h.user_id, h.chain, coalesce(c.seq, 0)
+         FROM (SELECT user_id, asset AS chain, version AS seq, chain_hash AS hash FROM accounts
+               WHERE user_id BETWEEN ?1 AND ?2
+               UNION ALL
+               SELECT user_id, chain, seq, hash FROM chain_heads WHERE user_id BETWEEN ?1 AND ?2) AS h
+         LEFT JOIN chain_leaves AS l ON l.user_id = h.user_id AND l.chain = h.chain
+         LEFT JOIN leaf_changes AS c ON c.leaf = l.leaf AND c.checkpoint = (
+             SELECT max(checkpoint) FROM leaf_changes WHERE leaf = l.leaf AND checkpoint <= ?3)
+         WHERE h.seq <> coalesce(c.seq, 0) OR h.hash <> c.hash",
+    )
+    .bind(from)
+    .bind(through)
+    .bind(since)
+    .fetch(connection);
+    while let Some(row) = rows.try_next().await? {
+        let (user, chain, seq) = (row.uuid(0)?, row.text(1)?, row.int(2)?);
+        sink.known(user, chain, seq);
+        changed.push((user, chain.to_owned(), seq));
+    }
+    Ok(row_list(changed, |(user, chain, seq)| {
+        json!([hex(user.as_bytes()), chain, seq])
+    }))
+}

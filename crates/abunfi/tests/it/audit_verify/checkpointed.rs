@@ -1,0 +1,358 @@
+//! Tampering that leaves the rows consistent is found by checkpoints, and tampering with those by what was
+//! published.
+
+use abunfi::audit::checkpoint::Signer;
+use abunfi::audit::verify::{Anchor, Options, Place};
+use abunfi::audit::{Entry, GENESIS};
+use abunfi::ids::UserId;
+
+use super::{
+    Books, assert_only, at, books, bytes, checkpoint, id, row, tamper, verify, verify_with,
+};
+use crate::support::make::{deposit, next_time};
+use crate::support::{Relational, on_every_backend};
+
+on_every_backend!(
+    an_edited_root_is_found,
+    an_edited_time_of_a_checkpoint_is_found,
+    an_edited_leaf_change_is_found,
+    an_edited_signature_is_found,
+    another_key_is_found,
+    a_deleted_checkpoint_is_found,
+    newest_rows_that_were_cut_off_are_found,
+    a_chain_that_was_written_anew_is_found,
+    an_anchor_proves_what_it_covers,
+    an_anchor_finds_checkpoints_that_were_cut_off,
+    an_anchor_finds_checkpoints_that_were_written_anew,
+);
+
+fn number(number: i64) -> Place {
+    Place::Checkpoint { number }
+}
+
+/// Two checkpoints, with a deposit between them.
+async fn two(stores: &Relational) -> Books {
+    let books = books(stores).await;
+    checkpoint(stores).await;
+    stores.posted(deposit(books.an, 1)).await;
+    checkpoint(stores).await;
+    books
+}
+
+async fn an_edited_root_is_found(stores: &Relational) {
+    two(stores).await;
+    let root = stores.checkpoints.checkpoints(0, 1).await.unwrap()[0].root;
+    let forged = bytes(stores, &[1; 32]);
+    let sql = format!("UPDATE checkpoints SET root = {forged} WHERE number = 1");
+    tamper(stores, &[sql]).await;
+    let report = verify(stores).await;
+    let finding = at(&report, &number(1), "root");
+    assert_eq!(finding.expected, hex::encode(root));
+    assert_eq!(finding.found, "01".repeat(32));
+    at(&report, &number(1), "hash");
+    assert_eq!(report.disagreements, 2, "{:#?}", report.findings);
+}
+
+async fn an_edited_time_of_a_checkpoint_is_found(stores: &Relational) {
+    two(stores).await;
+    let sql = "UPDATE checkpoints SET at = (SELECT max(at) FROM checkpoints AS c) WHERE number = 1";
+    tamper(stores, &[sql.to_owned()]).await;
+    let report = verify(stores).await;
+    at(&report, &number(1), "hash");
+    assert_eq!(report.disagreements, 1, "{:#?}", report.findings);
+}
+
+async fn an_edited_leaf_change_is_found(stores: &Relational) {
+    two(stores).await;
+    let root = stores.checkpoints.checkpoints(0, 1).await.unwrap()[0].root;
+    let forged = bytes(stores, &[1; 32]);
+    let sql = format!("UPDATE leaf_changes SET hash = {forged} WHERE leaf = 0 AND checkpoint = 1");
+    tamper(stores, &[sql]).await;
+    let report = verify(stores).await;
+    let finding = at(&report, &number(1), "root");
+    assert_eq!(finding.found, hex::encode(root));
+    // And the row that it names is not what it says.
+    let row = report
+        .findings
+        .iter()
+        .find(|finding| matches!(finding.place, Place::AuditRow { .. }))
+        .unwrap();
+    assert_eq!(
+        row.expected,
+        format!("{}, as checkpoint 1 has it", "01".repeat(32))
+    );
+}
+
+async fn an_edited_signature_is_found(stores: &Relational) {
+    two(stores).await;
+    let forged = bytes(stores, &[1; 64]);
+    let sql = format!("UPDATE checkpoints SET signature = {forged} WHERE number = 2");
+    tamper(stores, &[sql]).await;
+    let report = verify(stores).await;
+    at(&report, &number(2), "signature");
+    assert_eq!(report.disagreements, 1);
+}
+
+async fn another_key_is_found(stores: &Relational) {
+    two(stores).await;
+    let key = |seed| Signer::of_seed(&[seed; 32]).public_key();
+    let with = |public_keys| Options {
+        public_keys,
+        ..Options::default()
+    };
+    let report = verify_with(stores, &with(vec![key(8), key(3)])).await;
+    assert!(report.clean, "{:#?}", report.findings);
+    let report = verify_with(stores, &with(vec![key(8)])).await;
+    let finding = at(&report, &number(1), "public_key");
+    assert_eq!(finding.found, hex::encode(key(3)));
+    assert_eq!(report.disagreements, 2);
+    // Not signed at all.
+    let books = stores.all_users().await;
+    stores.posted(deposit(books[0], 1)).await;
+    stores
+        .checkpoints
+        .make_checkpoint(None, next_time(), 100)
+        .await
+        .unwrap();
+    let report = verify_with(stores, &with(vec![key(3)])).await;
+    assert_only(
+        &report,
+        &number(3),
+        "public_key",
+        "one of the keys that were given",
+        "nothing",
+    );
+}
+
+async fn a_deleted_checkpoint_is_found(stores: &Relational) {
+    two(stores).await;
+    tamper(
+        stores,
+        &["DELETE FROM checkpoints WHERE number = 1".to_owned()],
+    )
+    .await;
+    let report = verify(stores).await;
+    let finding = at(&report, &number(1), "row");
+    assert_eq!(
+        (finding.expected.as_str(), finding.found.as_str()),
+        ("a checkpoint", "no checkpoint")
+    );
+    assert_eq!(report.disagreements, 1, "{:#?}", report.findings);
+}
+
+/// Takes An's newest deposit back, as if it had never been: rows, entries, transaction, balance, head.
+async fn cut_off(stores: &Relational, user: UserId) {
+    let rows = stores.check_chain(user, "VND").await;
+    let [.., before, last] = rows.as_slice() else {
+        panic!("too few rows");
+    };
+    let (user, tx) = (
+        id(stores, user.0),
+        id(stores, last.transaction_id.unwrap().0),
+    );
+    let of = format!("WHERE user_id = {user} AND transaction_id = {tx}");
+    let hash = bytes(stores, &before.hash);
+    tamper(
+        stores,
+        &[
+            format!("DELETE FROM entries {of}"),
+            format!("DELETE FROM audit {of}"),
+            format!("DELETE FROM transactions {of}"),
+            format!(
+                "UPDATE accounts SET available = available - 1000000, deposited = deposited - 1000000,
+                     version = {}, chain_hash = {hash}, chain_at = (SELECT max(at) FROM audit
+                         WHERE user_id = {user} AND chain = 'VND')
+                 WHERE user_id = {user} AND asset = 'VND'",
+                before.seq
+            ),
+        ],
+    )
+    .await;
+}
+
+async fn newest_rows_that_were_cut_off_are_found(stores: &Relational) {
+    let books = books(stores).await;
+    stores.posted(deposit(books.an, 1)).await;
+    let newest = stores.check_chain(books.an, "VND").await.pop().unwrap();
+    cut_off(stores, books.an).await;
+    let report = verify(stores).await;
+    assert!(
+        report.clean,
+        "nothing tells of it yet: {:#?}",
+        report.findings
+    );
+    stores.posted(deposit(books.an, 1)).await;
+    checkpoint(stores).await;
+    let covered = stores.check_chain(books.an, "VND").await.pop().unwrap();
+    assert_ne!(covered.hash, newest.hash);
+    cut_off(stores, books.an).await;
+    let report = verify(stores).await;
+    let expected = format!(
+        "a row with the hash {}, as checkpoint 1 has it",
+        hex::encode(covered.hash)
+    );
+    assert_only(
+        &report,
+        &row(books.an, covered.seq),
+        "row",
+        &expected,
+        "no row",
+    );
+}
+
+/// Every row from `seq` on with another request, and new hashes for all of them.
+async fn write_anew(stores: &Relational, user: UserId, from: i64) -> Vec<Entry> {
+    let mut rows = stores.check_chain(user, "VND").await;
+    let mut before = GENESIS;
+    let mut statements = Vec::new();
+    let owner = id(stores, user.0);
+    for entry in &mut rows {
+        if entry.seq >= from {
+            entry.previous_hash = before;
+            entry.request_id = "another".to_owned();
+            entry.hash = entry.computed_hash();
+            statements.push(format!(
+                "UPDATE audit SET request_id = 'another', previous_hash = {}, hash = {}
+                 WHERE user_id = {owner} AND chain = 'VND' AND seq = {}",
+                bytes(stores, &entry.previous_hash),
+                bytes(stores, &entry.hash),
+                entry.seq
+            ));
+        }
+        before = entry.hash;
+    }
+    statements.push(format!(
+        "UPDATE accounts SET chain_hash = {} WHERE user_id = {owner} AND asset = 'VND'",
+        bytes(stores, &before)
+    ));
+    tamper(stores, &statements).await;
+    rows
+}
+
+async fn a_chain_that_was_written_anew_is_found(stores: &Relational) {
+    let books = books(stores).await;
+    write_anew(stores, books.an, 3).await;
+    let report = verify(stores).await;
+    assert!(
+        report.clean,
+        "nothing tells of it yet: {:#?}",
+        report.findings
+    );
+    checkpoint(stores).await;
+    let covered = stores.check_chain(books.an, "VND").await.pop().unwrap();
+    stores.posted(deposit(books.an, 1)).await;
+    let rows = write_anew(stores, books.an, 2).await;
+    let now = &rows[usize::try_from(covered.seq).unwrap() - 1];
+    let report = verify(stores).await;
+    let expected = format!("{}, as checkpoint 1 has it", hex::encode(covered.hash));
+    assert_only(
+        &report,
+        &row(books.an, covered.seq),
+        "hash",
+        &expected,
+        &hex::encode(now.hash),
+    );
+}
+
+async fn an_anchor_proves_what_it_covers(stores: &Relational) {
+    let books = books(stores).await;
+    let first = checkpoint(stores).await;
+    stores.posted(deposit(books.an, 1)).await;
+    checkpoint(stores).await;
+    stores.posted(deposit(books.an, 1)).await;
+    let anchor = Some(Anchor {
+        number: 1,
+        hash: first.hash,
+    });
+    let report = verify_with(
+        stores,
+        &Options {
+            anchor,
+            ..Options::default()
+        },
+    )
+    .await;
+    assert!(report.clean, "{:#?}", report.findings);
+    assert_eq!(report.checkpoints.anchored, Some(1));
+    assert_eq!(report.checkpoints.not_anchored, Some(1));
+    assert_eq!(report.read.not_checkpointed, 1);
+}
+
+async fn an_anchor_finds_checkpoints_that_were_cut_off(stores: &Relational) {
+    two(stores).await;
+    let second = stores
+        .checkpoints
+        .newest_checkpoint()
+        .await
+        .unwrap()
+        .unwrap();
+    tamper(
+        stores,
+        &[
+            "DELETE FROM checkpoints WHERE number = 2".to_owned(),
+            "DELETE FROM leaf_changes WHERE checkpoint = 2".to_owned(),
+        ],
+    )
+    .await;
+    assert!(
+        verify(stores).await.clean,
+        "nothing in the database tells of it"
+    );
+    let anchor = Some(Anchor {
+        number: 2,
+        hash: second.hash,
+    });
+    let report = verify_with(
+        stores,
+        &Options {
+            anchor,
+            ..Options::default()
+        },
+    )
+    .await;
+    let expected = format!("the published one, {}", hex::encode(second.hash));
+    assert_only(&report, &number(2), "row", &expected, "no checkpoint");
+    assert_eq!(report.checkpoints.anchored, None);
+}
+
+async fn an_anchor_finds_checkpoints_that_were_written_anew(stores: &Relational) {
+    let books = books(stores).await;
+    let published = checkpoint(stores).await;
+    write_anew(stores, books.an, 1).await;
+    tamper(
+        stores,
+        &[
+            "DELETE FROM checkpoints".to_owned(),
+            "DELETE FROM leaf_changes".to_owned(),
+            "DELETE FROM chain_leaves".to_owned(),
+            "DELETE FROM merkle_tiles".to_owned(),
+            "UPDATE checkpoint_state SET since = 0, until = NULL".to_owned(),
+        ],
+    )
+    .await;
+    let forged = checkpoint(stores).await;
+    assert!(
+        verify(stores).await.clean,
+        "nothing in the database tells of it"
+    );
+    let anchor = Some(Anchor {
+        number: 1,
+        hash: published.hash,
+    });
+    let report = verify_with(
+        stores,
+        &Options {
+            anchor,
+            ..Options::default()
+        },
+    )
+    .await;
+    let expected = format!("{}, as published", hex::encode(published.hash));
+    assert_only(
+        &report,
+        &number(1),
+        "hash",
+        &expected,
+        &hex::encode(forged.hash),
+    );
+}

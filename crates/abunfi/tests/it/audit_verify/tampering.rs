@@ -1,0 +1,551 @@
+//! Each kind of tampering with rows, done in the database itself, is found and named with what should be.
+
+use abunfi::audit::verify::Place;
+use abunfi::ids::UserId;
+use uuid::Uuid;
+
+use super::{account, assert_only, at, books, bytes, id, row, tamper, verify};
+use crate::support::make::deposit;
+use crate::support::{Backend, Relational, on_every_backend};
+
+on_every_backend!(
+    an_edited_amount_in_the_trail_is_found,
+    an_edited_amount_after_in_the_trail_is_found,
+    an_edited_amount_of_a_transaction_is_found,
+    an_edited_amount_of_an_entry_is_found,
+    an_edited_reason_is_found,
+    a_reason_nobody_gave_is_found,
+    an_edited_actor_is_found,
+    an_edited_time_is_found,
+    a_deleted_row_is_found,
+    the_deleted_newest_row_is_found,
+    swapped_rows_are_found,
+    an_inserted_row_is_found,
+    a_chain_of_nobody_is_found,
+    an_edited_balance_is_found,
+    an_edited_total_is_found,
+    edited_holds_are_found,
+    edited_shares_are_found,
+    an_edited_head_is_found,
+    an_edited_status_is_found,
+    an_edited_submission_is_found,
+    a_deleted_transaction_is_found,
+    an_inserted_transaction_is_found,
+    deleted_entries_are_found,
+    inserted_entries_are_found,
+    an_edited_platform_chain_is_found,
+    a_row_with_a_new_hash_breaks_the_link_after_it,
+);
+
+/// The stored hash of a row of An's chain, in hexadecimal.
+async fn hash(stores: &Relational, user: UserId, seq: i64) -> String {
+    let user = id(stores, user.0);
+    let hex = match stores.backend {
+        Backend::Postgres => "encode(hash, 'hex')",
+        Backend::Sqlite => "lower(hex(hash))",
+    };
+    let sql =
+        format!("SELECT {hex} FROM audit WHERE user_id = {user} AND chain = 'VND' AND seq = {seq}");
+    stores.raw.texts(&sql).await.remove(0)
+}
+
+fn update_row(stores: &Relational, user: UserId, seq: i64, set: &str) -> String {
+    let user = id(stores, user.0);
+    format!("UPDATE audit SET {set} WHERE user_id = {user} AND chain = 'VND' AND seq = {seq}")
+}
+
+async fn an_edited_amount_in_the_trail_is_found(stores: &Relational) {
+    let books = books(stores).await;
+    tamper(
+        stores,
+        &[update_row(stores, books.an, 2, "amount = 9000000")],
+    )
+    .await;
+    let report = verify(stores).await;
+    let first = at(&report, &row(books.an, 2), "hash");
+    assert_eq!(first.found, hash(stores, books.an, 2).await);
+    assert_eq!(report.findings[0], *first, "the edited row comes first");
+    // Nobody else is blamed for it.
+    let others = report
+        .findings
+        .iter()
+        .filter(|finding| finding.place != row(books.an, 2));
+    assert_eq!(others.count(), 0, "{:#?}", report.findings);
+}
+
+async fn an_edited_amount_after_in_the_trail_is_found(stores: &Relational) {
+    let books = books(stores).await;
+    tamper(
+        stores,
+        &[update_row(stores, books.an, 5, "available_after = 1000000")],
+    )
+    .await;
+    let report = verify(stores).await;
+    at(&report, &row(books.an, 5), "hash");
+    let after = at(&report, &row(books.an, 5), "available_after");
+    assert_eq!(
+        (after.expected.as_str(), after.found.as_str()),
+        ("72.5", "1")
+    );
+    assert_eq!(report.disagreements, 2);
+}
+
+async fn an_edited_amount_of_a_transaction_is_found(stores: &Relational) {
+    let books = books(stores).await;
+    let (user, tx) = (id(stores, books.an.0), id(stores, books.deposit.0));
+    let sql = format!(
+        "UPDATE transactions SET amount = 1000000000 WHERE user_id = {user} AND transaction_id = {tx}"
+    );
+    tamper(stores, &[sql]).await;
+    let report = verify(stores).await;
+    let place = Place::Transaction {
+        user_id: books.an.0,
+        transaction_id: books.deposit.0,
+    };
+    assert_only(&report, &place, "amount", "100", "1000");
+}
+
+async fn an_edited_amount_of_an_entry_is_found(stores: &Relational) {
+    let books = books(stores).await;
+    let (user, tx) = (id(stores, books.an.0), id(stores, books.deposit.0));
+    let sql = format!(
+        "UPDATE entries SET amount = 90000000
+         WHERE user_id = {user} AND transaction_id = {tx} AND account = 'user'"
+    );
+    tamper(stores, &[sql]).await;
+    let report = verify(stores).await;
+    let place = Place::Entry {
+        user_id: books.an.0,
+        transaction_id: books.deposit.0,
+        account: "user".to_owned(),
+    };
+    assert_only(&report, &place, "amount", "100", "90");
+}
+
+async fn an_edited_reason_is_found(stores: &Relational) {
+    let books = books(stores).await;
+    let user = id(stores, books.an.0);
+    let sql = format!("UPDATE audit_private SET value = 'nothing' WHERE user_id = {user}");
+    tamper(stores, &[sql]).await;
+    let report = verify(stores).await;
+    let place = Place::Private {
+        user_id: books.an.0,
+        chain: "VND".to_owned(),
+        seq: 4,
+        field: "reason".to_owned(),
+    };
+    let finding = at(&report, &place, "commitment");
+    assert_eq!((finding.expected.len(), report.disagreements), (64, 1));
+}
+
+async fn a_reason_nobody_gave_is_found(stores: &Relational) {
+    let books = books(stores).await;
+    let (user, salt) = (id(stores, books.an.0), bytes(stores, &[7; 32]));
+    let sql = format!(
+        "INSERT INTO audit_private (user_id, chain, seq, field, salt, value)
+         VALUES ({user}, 'VND', 2, 'reason', {salt}, 'she asked for it')"
+    );
+    tamper(stores, &[sql]).await;
+    let report = verify(stores).await;
+    let place = Place::Private {
+        user_id: books.an.0,
+        chain: "VND".to_owned(),
+        seq: 2,
+        field: "reason".to_owned(),
+    };
+    assert_only(
+        &report,
+        &place,
+        "row",
+        "no row: no audit row commits to it",
+        "a row",
+    );
+}
+
+async fn an_edited_actor_is_found(stores: &Relational) {
+    let books = books(stores).await;
+    tamper(
+        stores,
+        &[update_row(
+            stores,
+            books.an,
+            6,
+            "actor_id = 'somebody else'",
+        )],
+    )
+    .await;
+    let report = verify(stores).await;
+    at(&report, &row(books.an, 6), "hash");
+    assert_eq!(report.disagreements, 1, "{:#?}", report.findings);
+}
+
+async fn an_edited_time_is_found(stores: &Relational) {
+    let books = books(stores).await;
+    let earlier = match stores.backend {
+        Backend::Postgres => "at = at - interval '1 day'",
+        Backend::Sqlite => "at = at - 86400000000",
+    };
+    tamper(stores, &[update_row(stores, books.an, 6, earlier)]).await;
+    let report = verify(stores).await;
+    at(&report, &row(books.an, 6), "hash");
+    let time = at(&report, &row(books.an, 6), "at");
+    assert!(time.expected.starts_with("not before "), "{time}");
+    assert!(
+        report
+            .findings
+            .iter()
+            .all(|finding| finding.place == row(books.an, 6))
+    );
+}
+
+async fn a_deleted_row_is_found(stores: &Relational) {
+    let books = books(stores).await;
+    let gone = hash(stores, books.an, 5).await;
+    let user = id(stores, books.an.0);
+    let sql = format!("DELETE FROM audit WHERE user_id = {user} AND chain = 'VND' AND seq = 5");
+    tamper(stores, &[sql]).await;
+    let report = verify(stores).await;
+    let first = at(&report, &row(books.an, 5), "row");
+    assert_eq!(first.expected, format!("a row with the hash {gone}"));
+    assert_eq!(first.found, "no row");
+}
+
+async fn the_deleted_newest_row_is_found(stores: &Relational) {
+    let books = books(stores).await;
+    let gone = hash(stores, books.an, 12).await;
+    let user = id(stores, books.an.0);
+    let sql = format!("DELETE FROM audit WHERE user_id = {user} AND chain = 'VND' AND seq = 12");
+    tamper(stores, &[sql]).await;
+    let report = verify(stores).await;
+    let first = at(&report, &row(books.an, 12), "row");
+    assert_eq!(
+        first.expected,
+        format!("rows up to 12, the last with the hash {gone}")
+    );
+}
+
+async fn swapped_rows_are_found(stores: &Relational) {
+    let books = books(stores).await;
+    let swap = [(5, -1), (6, 5), (-1, 6)];
+    let swap = swap.map(|(from, to)| update_row(stores, books.an, from, &format!("seq = {to}")));
+    tamper(stores, &swap).await;
+    let report = verify(stores).await;
+    for seq in [5, 6] {
+        at(&report, &row(books.an, seq), "hash");
+    }
+    assert_eq!(
+        report.findings[0].place,
+        row(books.an, 5),
+        "the first that disagrees"
+    );
+}
+
+async fn an_inserted_row_is_found(stores: &Relational) {
+    let books = books(stores).await;
+    let user = id(stores, books.an.0);
+    let written_by = match stores.backend {
+        Backend::Postgres => ", written_by",
+        Backend::Sqlite => "",
+    };
+    let insert = format!(
+        "INSERT INTO audit (user_id, chain, seq, transaction_id, action, previous_status, new_status, amount,
+             shares, available_after, locked_after, shares_after, locked_shares_after, actor_kind, actor_id,
+             request_id, at, previous_hash, hash{written_by})
+         SELECT user_id, chain, 13, transaction_id, action, previous_status, new_status, amount,
+             shares, available_after, locked_after, shares_after, locked_shares_after, actor_kind, actor_id,
+             request_id, at, previous_hash, hash{written_by}
+         FROM audit WHERE user_id = {user} AND chain = 'VND' AND seq = 12"
+    );
+    tamper(stores, &[insert]).await;
+    let report = verify(stores).await;
+    let first = at(&report, &row(books.an, 13), "row");
+    assert_eq!(first.expected, "no row: the chain ends at 12");
+    assert_eq!(first.found, "a row");
+}
+
+async fn a_chain_of_nobody_is_found(stores: &Relational) {
+    let books = books(stores).await;
+    // Far from every user: a range that no head announces.
+    let nobody = Uuid::from_u128(u128::MAX - 5);
+    let sql = format!(
+        "UPDATE audit SET user_id = {} WHERE user_id = {} AND chain = 'USDT'",
+        id(stores, nobody),
+        id(stores, books.an.0)
+    );
+    tamper(stores, &[sql]).await;
+    let report = verify(stores).await;
+    let place = |user_id| Place::AuditRow {
+        user_id,
+        chain: "USDT".to_owned(),
+        seq: 1,
+    };
+    let stray = at(&report, &place(nobody), "row");
+    assert_eq!(stray.expected, "no row: no chain of that name has a head");
+    let gone = at(&report, &place(books.an.0), "row");
+    assert!(gone.expected.starts_with("rows up to 1, "), "{gone}");
+}
+
+async fn an_edited_balance_is_found(stores: &Relational) {
+    let books = books(stores).await;
+    let user = id(stores, books.an.0);
+    // The database's own check makes whoever edits a balance edit a total as well.
+    let sql = format!(
+        "UPDATE accounts SET available = available + 1000000, deposited = deposited + 1000000
+         WHERE user_id = {user} AND asset = 'VND'"
+    );
+    tamper(stores, &[sql]).await;
+    let report = verify(stores).await;
+    let balance = at(&report, &account(books.an), "available");
+    assert_eq!(
+        (balance.expected.as_str(), balance.found.as_str()),
+        ("57.5", "58.5")
+    );
+    let total = at(&report, &account(books.an), "deposited");
+    assert_eq!(
+        (total.expected.as_str(), total.found.as_str()),
+        ("101", "102")
+    );
+    assert_eq!(report.disagreements, 2);
+}
+
+async fn an_edited_total_is_found(stores: &Relational) {
+    let books = books(stores).await;
+    let user = id(stores, books.an.0);
+    let sql = format!(
+        "UPDATE accounts SET bonuses = bonuses - 1000000, total_yield_earned = total_yield_earned + 1000000
+         WHERE user_id = {user} AND asset = 'VND'"
+    );
+    tamper(stores, &[sql]).await;
+    let report = verify(stores).await;
+    let bonuses = at(&report, &account(books.an), "bonuses");
+    assert_eq!(
+        (bonuses.expected.as_str(), bonuses.found.as_str()),
+        ("4", "3")
+    );
+    let yields = at(&report, &account(books.an), "total_yield_earned");
+    assert_eq!(
+        (yields.expected.as_str(), yields.found.as_str()),
+        ("2.5", "3.5")
+    );
+    assert_eq!(report.disagreements, 2);
+}
+
+async fn edited_holds_are_found(stores: &Relational) {
+    let books = books(stores).await;
+    let user = id(stores, books.an.0);
+    let sql = format!(
+        "UPDATE accounts SET available = available + 20000000, locked = 0, pending = 1
+         WHERE user_id = {user} AND asset = 'VND'"
+    );
+    tamper(stores, &[sql]).await;
+    let report = verify(stores).await;
+    for (what, expected, found) in [
+        ("available", "57.5", "77.5"),
+        ("locked", "20", "0"),
+        ("pending", "2", "1"),
+    ] {
+        let finding = at(&report, &account(books.an), what);
+        assert_eq!(
+            (finding.expected.as_str(), finding.found.as_str()),
+            (expected, found),
+            "{what}"
+        );
+    }
+    assert_eq!(report.disagreements, 3);
+}
+
+async fn edited_shares_are_found(stores: &Relational) {
+    let books = books(stores).await;
+    let user = id(stores, books.an.0);
+    let sql = format!(
+        "UPDATE accounts SET shares = shares + 1, locked_shares = locked_shares - 1, last_yield_at = NULL
+         WHERE user_id = {user} AND asset = 'VND'"
+    );
+    tamper(stores, &[sql]).await;
+    let report = verify(stores).await;
+    for (what, expected, found) in [
+        ("shares", "7", "7.000001"),
+        ("locked_shares", "2", "1.999999"),
+    ] {
+        let finding = at(&report, &account(books.an), what);
+        assert_eq!(
+            (finding.expected.as_str(), finding.found.as_str()),
+            (expected, found),
+            "{what}"
+        );
+    }
+    assert_eq!(
+        at(&report, &account(books.an), "last_yield_at").found,
+        "nothing"
+    );
+    assert_eq!(report.disagreements, 3);
+}
+
+async fn an_edited_head_is_found(stores: &Relational) {
+    let books = books(stores).await;
+    let (user, forged) = (id(stores, books.an.0), bytes(stores, &[9; 32]));
+    let sql = format!(
+        "UPDATE accounts SET chain_hash = {forged} WHERE user_id = {user} AND asset = 'VND'"
+    );
+    let newest = hash(stores, books.an, 12).await;
+    tamper(stores, &[sql]).await;
+    let report = verify(stores).await;
+    assert_only(
+        &report,
+        &account(books.an),
+        "chain_hash",
+        &newest,
+        &"09".repeat(32),
+    );
+}
+
+async fn an_edited_status_is_found(stores: &Relational) {
+    let books = books(stores).await;
+    let (user, tx) = (id(stores, books.an.0), id(stores, books.held.0));
+    let sql = format!(
+        "UPDATE transactions SET status = 'cancelled' WHERE user_id = {user} AND transaction_id = {tx}"
+    );
+    tamper(stores, &[sql]).await;
+    let report = verify(stores).await;
+    let place = Place::Transaction {
+        user_id: books.an.0,
+        transaction_id: books.held.0,
+    };
+    assert_only(&report, &place, "status", "pending", "cancelled");
+}
+
+async fn an_edited_submission_is_found(stores: &Relational) {
+    let books = books(stores).await;
+    let (user, tx) = (id(stores, books.an.0), id(stores, books.held.0));
+    let sql = format!(
+        "UPDATE transactions SET submitted_at = NULL WHERE user_id = {user} AND transaction_id = {tx}"
+    );
+    tamper(stores, &[sql]).await;
+    let report = verify(stores).await;
+    let place = Place::Transaction {
+        user_id: books.an.0,
+        transaction_id: books.held.0,
+    };
+    assert_eq!(at(&report, &place, "submitted_at").found, "nothing");
+    assert_eq!(report.disagreements, 1);
+}
+
+async fn a_deleted_transaction_is_found(stores: &Relational) {
+    let books = books(stores).await;
+    let (user, tx) = (id(stores, books.an.0), id(stores, books.held.0));
+    let sql = format!("DELETE FROM transactions WHERE user_id = {user} AND transaction_id = {tx}");
+    tamper(stores, &[sql]).await;
+    let report = verify(stores).await;
+    let place = Place::Transaction {
+        user_id: books.an.0,
+        transaction_id: books.held.0,
+    };
+    let finding = at(&report, &place, "row");
+    assert_eq!(
+        (finding.expected.as_str(), finding.found.as_str()),
+        ("pending of 20 VND", "no transaction")
+    );
+}
+
+async fn an_inserted_transaction_is_found(stores: &Relational) {
+    let books = books(stores).await;
+    let forged = Uuid::from_u128(5);
+    let (user, tx) = (id(stores, books.an.0), id(stores, books.deposit.0));
+    let sql = format!(
+        "INSERT INTO transactions (user_id, transaction_id, type, status, asset, amount, created_at,
+             confirmed_at)
+         SELECT user_id, {}, type, status, asset, amount, created_at, confirmed_at
+         FROM transactions WHERE user_id = {user} AND transaction_id = {tx}",
+        id(stores, forged)
+    );
+    tamper(stores, &[sql]).await;
+    let report = verify(stores).await;
+    let place = Place::Transaction {
+        user_id: books.an.0,
+        transaction_id: forged,
+    };
+    let expected = "no transaction: no audit row tells of it";
+    assert_only(&report, &place, "row", expected, "a transaction");
+}
+
+async fn deleted_entries_are_found(stores: &Relational) {
+    let books = books(stores).await;
+    let (user, tx) = (id(stores, books.an.0), id(stores, books.deposit.0));
+    let sql = format!("DELETE FROM entries WHERE user_id = {user} AND transaction_id = {tx}");
+    tamper(stores, &[sql]).await;
+    let report = verify(stores).await;
+    for (account, amount) in [("user", "100"), ("custody", "-100")] {
+        let place = Place::Entry {
+            user_id: books.an.0,
+            transaction_id: books.deposit.0,
+            account: account.to_owned(),
+        };
+        let finding = at(&report, &place, "amount");
+        assert_eq!(
+            (finding.expected.as_str(), finding.found.as_str()),
+            (amount, "nothing")
+        );
+    }
+    assert_eq!(report.disagreements, 2);
+}
+
+async fn inserted_entries_are_found(stores: &Relational) {
+    let books = books(stores).await;
+    let (user, held) = (id(stores, books.an.0), id(stores, books.held.0));
+    let tx = id(stores, books.deposit.0);
+    let sql = format!(
+        "INSERT INTO entries (user_id, transaction_id, account, asset, amount, at)
+         SELECT user_id, {held}, account, asset, amount, at FROM entries
+         WHERE user_id = {user} AND transaction_id = {tx}"
+    );
+    tamper(stores, &[sql]).await;
+    let report = verify(stores).await;
+    for (account, amount) in [("user", "100"), ("custody", "-100")] {
+        let place = Place::Entry {
+            user_id: books.an.0,
+            transaction_id: books.held.0,
+            account: account.to_owned(),
+        };
+        let finding = at(&report, &place, "amount");
+        assert_eq!(
+            (finding.expected.as_str(), finding.found.as_str()),
+            ("nothing", amount)
+        );
+    }
+    assert_eq!(report.disagreements, 2);
+}
+
+async fn an_edited_platform_chain_is_found(stores: &Relational) {
+    books(stores).await;
+    let sql = "UPDATE audit SET amount = 1 WHERE chain = 'asset:USDT' AND seq = 1";
+    tamper(stores, &[sql.to_owned()]).await;
+    let report = verify(stores).await;
+    let place = Place::AuditRow {
+        user_id: Uuid::nil(),
+        chain: "asset:USDT".to_owned(),
+        seq: 1,
+    };
+    at(&report, &place, "hash");
+    assert_eq!(report.disagreements, 1);
+}
+
+/// Whoever computes the edited row's hash anew must do so for every row after it, and for the head.
+async fn a_row_with_a_new_hash_breaks_the_link_after_it(stores: &Relational) {
+    let books = books(stores).await;
+    stores.posted(deposit(books.an, 1)).await;
+    let mut rows = stores.check_chain(books.an, "VND").await;
+    let entry = &mut rows[5];
+    entry.actor.id = "somebody else".to_owned();
+    let (new, old) = (entry.computed_hash(), entry.hash);
+    let set = format!("actor_id = 'somebody else', hash = {}", bytes(stores, &new));
+    tamper(stores, &[update_row(stores, books.an, 6, &set)]).await;
+    let report = verify(stores).await;
+    let (expected, found) = (hex::encode(new), hex::encode(old));
+    assert_only(
+        &report,
+        &row(books.an, 7),
+        "previous_hash",
+        &expected,
+        &found,
+    );
+}
