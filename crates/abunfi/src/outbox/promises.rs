@@ -15,7 +15,8 @@ tokio::task_local! {
 pub struct Promises(Vec<Uuid>);
 
 impl Promises {
-    pub(crate) fn into_ids(self) -> Vec<Uuid> {
+    #[must_use]
+    pub fn into_ids(self) -> Vec<Uuid> {
         self.0
     }
 }

@@ -302,6 +302,35 @@ mod redis {
         assert!(!filled, "on one server the refusal is told");
     }
 
+    #[tokio::test]
+    async fn long_values_are_stored_compressed_and_come_back_the_same() {
+        let (url, prefix) = (servers::require_redis_url(), unique_name());
+        let store = connect(&url, &prefix).await;
+        let long = format!("[{}0]", "\"tiết kiệm\",".repeat(4_000));
+        fill(&store, KEY, &stored(&long, TTL)).await;
+        let found = store.get(KEY, &tags()).await.unwrap().unwrap();
+        assert_eq!(found.value, long);
+        let found = store.get_or_lease(KEY, &tags(), [1; 16], LEASE).await;
+        assert!(matches!(found.unwrap(), Lookup::Fresh(stored) if stored.value == long));
+
+        let mut client = ::redis::Client::open(url)
+            .unwrap()
+            .get_connection()
+            .unwrap();
+        let names: Vec<String> = ::redis::cmd("KEYS")
+            .arg(format!("{prefix}:*"))
+            .query(&mut client)
+            .unwrap();
+        let length = |name: &String| {
+            let mut length = ::redis::cmd("HSTRLEN");
+            let length = length.arg(name).arg("value").query::<usize>(&mut client);
+            // Of tags and counters, which are no hashes, there is none.
+            length.unwrap_or(0)
+        };
+        let length = names.iter().map(length).max().unwrap();
+        assert!((1..long.len() / 3).contains(&length), "{length}");
+    }
+
     #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
     async fn nobody_reads_behind_a_write_that_was_answered() {
         nobody_reads_behind(&servers::require_redis_url(), &unique_name(), 200).await;

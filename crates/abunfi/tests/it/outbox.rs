@@ -6,7 +6,7 @@ use std::time::Duration;
 use abunfi::clock::Timestamp;
 use abunfi::documents::{DocumentKey, DocumentKind, Expected, HeadWrite};
 use abunfi::ids::{UserId, random_bytes};
-use abunfi::outbox::{Backlog, Claimed, Effect};
+use abunfi::outbox::{self, Backlog, Claimed, Effect};
 use abunfi::users::{KycChange, KycStatus, Name, NewUser, UserChange};
 use serde_json::json;
 
@@ -25,6 +25,7 @@ on_every_backend!(
     finishing_needs_the_lease,
     no_row_is_claimed_twice_by_workers_at_once,
     the_backlog_says_what_is_left,
+    a_writer_knows_its_rows_and_all_see_them_until_they_are_deleted,
 );
 
 on_every_backend!(
@@ -201,6 +202,34 @@ async fn five_rows(stores: &Relational) -> Vec<UserId> {
         stores.posted(deposit(users[index], 1).at(at)).await;
     }
     users
+}
+
+async fn a_writer_knows_its_rows_and_all_see_them_until_they_are_deleted(stores: &Relational) {
+    let (users, promises) = outbox::collecting(five_rows(stores)).await;
+    let outbox = &stores.outbox;
+    // However young they are, and whoever has leased them.
+    claim(stores, 2, at(LATE)).await;
+    let there = outbox.pending(10).await.unwrap();
+    assert_eq!(there.len(), 5);
+    assert_eq!(outbox.pending(2).await.unwrap(), there[..2], "oldest first");
+    let promised: BTreeSet<_> = promises.into_ids().into_iter().collect();
+    assert!(there.iter().all(|id| promised.contains(id)));
+
+    let of = async |ids: &[uuid::Uuid]| {
+        let effects = outbox.effects(ids).await.unwrap();
+        let tags = effects.into_iter().flat_map(|effect| {
+            let Effect::Invalidate { tags } = effect;
+            tags
+        });
+        tags.collect::<BTreeSet<_>>()
+    };
+    assert_eq!(of(&there[..1]).await, BTreeSet::from([tag(users[2])]));
+    assert_eq!(of(&there).await.len(), 5);
+    outbox.delete(&there[..4]).await.unwrap();
+    assert_eq!(outbox.pending(10).await.unwrap(), there[4..]);
+    assert_eq!(of(&there).await, BTreeSet::from([tag(users[3])]));
+    outbox.delete(&there).await.unwrap();
+    assert_eq!(outbox.backlog().await.unwrap(), Backlog::default());
 }
 
 async fn rows_are_claimed_oldest_first_and_bounded(stores: &Relational) {

@@ -16,6 +16,7 @@ async fn redis_store() -> Arc<dyn Store> {
         deadline_ms: 2_000,
         // Many tests start at once.
         connect_timeout_ms: 10_000,
+        ..RedisConfig::default()
     };
     let url = servers::require_redis_url();
     Arc::new(RedisStore::connect(&url, &config).await.unwrap())

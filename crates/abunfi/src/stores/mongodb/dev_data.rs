@@ -138,7 +138,7 @@ async fn put(
             namespace: write.namespace.clone(),
             key: write.key.clone(),
             value: write.value.clone(),
-            version: live.map_or(1, |entry| entry.version.saturating_add(1)),
+            version: versions::next_entry(current, write.now),
             expires_at: write.expires_at,
             updated_at: write.now,
         };

@@ -181,7 +181,7 @@ async fn put(
         namespace: write.namespace.clone(),
         key: write.key.clone(),
         value: write.value.clone(),
-        version: current.unwrap_or(0).saturating_add(1),
+        version: versions::next_entry(current, write.now),
         expires_at: write.expires_at,
         updated_at: write.now,
     };

@@ -297,12 +297,17 @@ mod tests {
     }
 
     #[test]
-    fn every_migration_has_a_version_of_its_own_counted_from_one() {
+    fn every_migration_has_a_version_of_its_own_in_the_order_of_the_files() {
         let versions: Vec<i64> = MIGRATIONS
             .iter()
             .map(|migration| migration.version)
             .collect();
-        let expected: Vec<i64> = (1..=known_version()).collect();
-        assert_eq!(versions, expected);
+        // Numbers may be left out: work that goes on side by side takes them beforehand.
+        assert_eq!(versions.first(), Some(&1));
+        assert!(
+            versions.is_sorted_by(|one, next| one < next),
+            "{versions:?}"
+        );
+        assert_eq!(versions.last(), Some(&known_version()));
     }
 }

@@ -35,7 +35,7 @@ impl DevDataStore for Sqlite {
                     namespace: write.namespace.clone(),
                     key: write.key.clone(),
                     value: write.value.clone(),
-                    version: version.unwrap_or(0).saturating_add(1),
+                    version: versions::next_entry(version, write.now),
                     expires_at: write.expires_at,
                     updated_at: write.now,
                 };
@@ -123,7 +123,7 @@ fn check(expected: Expected, current: Option<i64>) -> Result<(), Abort<Error>> {
     }
 }
 
-/// What has expired is not there, whether swept or not: a key that comes back starts at version 1.
+/// What has expired is not there, whether swept or not: a key that comes back is a new entry.
 async fn find(
     connection: &mut SqliteConnection,
     namespace: &str,

@@ -48,7 +48,7 @@ impl Records {
 macro_rules! records_tests {
     ($each:ident) => {
         $each!(
-            an_entry_counts_its_versions_from_one,
+            an_entry_counts_its_versions_from_when_it_was_made,
             a_write_that_demands_a_version_is_refused_at_another,
             a_deletion_says_whether_there_was_one,
             what_has_expired_is_not_there,
@@ -89,6 +89,9 @@ pub(crate) fn at(seconds: i64) -> Timestamp {
     Timestamp::from_micros(4_102_444_800_000_000 + seconds * 1_000_000)
 }
 
+/// The version of an entry that [`write`] makes.
+const FIRST: i64 = 4_102_444_800_000_000;
+
 fn write(key: &str, value: Value) -> DevDataWrite {
     DevDataWrite {
         namespace: "app".to_owned(),
@@ -122,10 +125,10 @@ fn first(limit: u32) -> Page<String> {
     Page { after: None, limit }
 }
 
-pub(crate) async fn an_entry_counts_its_versions_from_one(stores: &Records) {
+pub(crate) async fn an_entry_counts_its_versions_from_when_it_was_made(stores: &Records) {
     assert_eq!(get(stores, "a", at(0)).await, None);
     let (made, is_new) = put(stores, &write("a", json!({"n": 1}))).await;
-    assert_eq!((made.version, is_new), (1, true));
+    assert_eq!((made.version, is_new), (FIRST, true));
     assert_eq!(get(stores, "a", at(0)).await, Some(made));
 
     let later = DevDataWrite {
@@ -133,7 +136,7 @@ pub(crate) async fn an_entry_counts_its_versions_from_one(stores: &Records) {
         ..write("a", json!([2]))
     };
     let (changed, is_new) = put(stores, &later).await;
-    assert_eq!((changed.version, is_new), (2, false));
+    assert_eq!((changed.version, is_new), (FIRST + 1, false));
     assert_eq!(changed.updated_at, at(5));
     assert_eq!(get(stores, "a", at(5)).await, Some(changed));
 }
@@ -149,25 +152,25 @@ pub(crate) async fn a_write_that_demands_a_version_is_refused_at_another(stores:
             matches!(&refused, Err(Error::VersionMismatch { current: found }) if *found == current);
         assert!(is_right, "{expected:?}: {refused:?}");
     };
-    refused(Expected::Version(1), None).await;
+    refused(Expected::Version(FIRST), None).await;
     put(stores, &demanding(Expected::Absent)).await;
-    refused(Expected::Absent, Some(1)).await;
-    refused(Expected::Version(2), Some(1)).await;
+    refused(Expected::Absent, Some(FIRST)).await;
+    refused(Expected::Version(FIRST + 1), Some(FIRST)).await;
     assert_eq!(
-        put(stores, &demanding(Expected::Version(1)))
+        put(stores, &demanding(Expected::Version(FIRST)))
             .await
             .0
             .version,
-        2
+        FIRST + 1
     );
-    refused(Expected::Version(1), Some(2)).await;
+    refused(Expected::Version(FIRST), Some(FIRST + 1)).await;
 
     let delete = |expected| stores.dev_data.delete("app", "a", expected, at(0));
     assert!(matches!(
-        delete(Expected::Version(1)).await,
-        Err(Error::VersionMismatch { current: Some(2) })
+        delete(Expected::Version(FIRST)).await,
+        Err(Error::VersionMismatch { current }) if current == Some(FIRST + 1)
     ));
-    assert!(delete(Expected::Version(2)).await.expect("deleted"));
+    assert!(delete(Expected::Version(FIRST + 1)).await.expect("deleted"));
 }
 
 pub(crate) async fn a_deletion_says_whether_there_was_one(stores: &Records) {
@@ -181,8 +184,13 @@ pub(crate) async fn a_deletion_says_whether_there_was_one(stores: &Records) {
     assert!(delete().await.expect("an answer"));
     assert!(!delete().await.expect("an answer"));
     assert_eq!(get(stores, "a", at(0)).await, None);
-    let (again, is_new) = put(stores, &write("a", json!(2))).await;
-    assert_eq!((again.version, is_new), (1, true));
+    let later = DevDataWrite {
+        now: at(1),
+        ..write("a", json!(2))
+    };
+    let (again, is_new) = put(stores, &later).await;
+    // No version, and so no tag, that the one before it had.
+    assert_eq!((again.version, is_new), (at(1).micros(), true));
 }
 
 pub(crate) async fn what_has_expired_is_not_there(stores: &Records) {
@@ -216,7 +224,10 @@ pub(crate) async fn what_has_expired_is_not_there(stores: &Records) {
         ..write("a", json!(2))
     };
     let (anew, is_new) = put(stores, &anew).await;
-    assert_eq!((anew.version, anew.expires_at, is_new), (1, None, true));
+    assert_eq!(
+        (anew.version, anew.expires_at, is_new),
+        (at(10).micros(), None, true)
+    );
     assert_eq!(get(stores, "a", at(1_000)).await, Some(anew));
 }
 
@@ -370,7 +381,7 @@ pub(crate) async fn no_update_is_lost_between_writers_who_compare_and_set(stores
     }
     let entry = get(stores, "a", at(0)).await.expect("it is there");
     assert_eq!(entry.value, json!(WRITERS * EACH));
-    assert_eq!(entry.version, WRITERS * EACH + 1);
+    assert_eq!(entry.version, FIRST + WRITERS * EACH);
 }
 
 pub(crate) async fn the_sweep_takes_what_has_expired_in_bounded_steps(stores: &Records) {
