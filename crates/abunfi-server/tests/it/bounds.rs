@@ -69,12 +69,10 @@ fn flood(server: &TestServer, user: &str, count: usize) -> JoinSet<Result<(), Er
         let platform = server.platform.clone();
         calls.spawn(async move {
             let request = PostRequest::new(TransactionType::Deposit, Amount::parse("1").unwrap());
-            let posted = platform
-                .ledger()
-                .post(&Context::system("flood"), user, request, None);
-            posted
-                .await
-                .map(|outcome| assert!(outcome.answer.result.is_ok(), "{outcome:?}"))
+            let ctx = Context::system("flood");
+            let outcome = platform.ledger().post(&ctx, user, request, None).await?;
+            assert!(outcome.answer.result.is_ok(), "{outcome:?}");
+            Ok(())
         });
     }
     calls

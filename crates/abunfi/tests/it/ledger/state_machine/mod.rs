@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use abunfi::cache::{Cache, CacheConfig};
@@ -30,10 +31,13 @@ use crate::support::{Backend, Database, Relational, TOGETHER};
 mod model;
 
 /// Histories for each backend, unless `PROPTEST_CASES` says otherwise.
-const CASES: u32 = 24;
+const CASES: u32 = 16;
 /// Steps of the longest.
 const STEPS: usize = 40;
 const REGRESSIONS: &str = "tests/it/ledger/state_machine.regressions";
+
+/// What was done, and not refused, in this process.
+static DONE: AtomicUsize = AtomicUsize::new(0);
 
 mod postgres {
     #[test]
@@ -67,6 +71,12 @@ where
         Ok(())
     });
     ran.unwrap_or_else(|failure| panic!("{failure}"));
+    let done = DONE.load(Ordering::Relaxed);
+    eprintln!("{done} postings and settlements were done");
+    assert!(
+        done >= usize::try_from(config.cases).unwrap(),
+        "the histories did a minimum of work: {done}"
+    );
 }
 
 struct OnPostgres;
@@ -336,6 +346,7 @@ impl System {
 
     fn check_posted(&mut self, posted: &Posted, account: &Account) {
         assert_eq!(shown(&posted.balance), *account);
+        DONE.fetch_add(1, Ordering::Relaxed);
         if !self.transactions.contains(&posted.transaction.id) {
             self.transactions.push(posted.transaction.id);
         }
