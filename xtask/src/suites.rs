@@ -273,6 +273,12 @@ pub(crate) const SUITES: &[Suite] = &[
         ),
     ),
     suite("build", Backend::None, Kind::Build),
+    // As people build it, without the features that the tests bring.
+    suite(
+        "plain",
+        Backend::None,
+        Kind::Cargo(&["check", "--package", "abunfi-cli"], &[]),
+    ),
     suite("selection", Backend::None, Kind::Selection),
     suite(
         "unit",

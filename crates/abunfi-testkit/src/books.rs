@@ -80,3 +80,13 @@ pub const VIOLATIONS: &[(&str, &str)] = &[
          WHERE r.user_id = t.user_id AND r.transaction_id = t.transaction_id)",
     ),
 ];
+
+/// All of them at once: the rows that must not be, each kind under its name, in two columns.
+#[must_use]
+pub fn all_violations() -> String {
+    VIOLATIONS
+        .iter()
+        .map(|(what, sql)| format!("SELECT '{what}' AS what, ({sql}) AS violations"))
+        .collect::<Vec<_>>()
+        .join(" UNION ALL ")
+}

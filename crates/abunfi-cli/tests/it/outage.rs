@@ -3,8 +3,14 @@
 
 use std::path::PathBuf;
 
+use abunfi::faults::{POINT_VARIABLE, Point};
 use abunfi_crash::report::{head, row};
 use abunfi_crash::{Backend, Options};
+use abunfi_testkit::unique_name;
+use serde_json::{Value, json};
+
+use crate::stores::{on_postgres, rows_in_postgres, rows_in_sqlite};
+use crate::support::{Answered, Place};
 
 /// Runs the cycles; shows their figures, which a failure then comes with.
 async fn survive(backend: Backend, cycles: u32) {
@@ -50,3 +56,128 @@ async fn the_books_on_postgresql_survive_every_nemesis() {
 async fn the_books_on_sqlite_survive_kills() {
     survive(Backend::Sqlite, 4).await;
 }
+
+const ADMIN: &str = "the-admin-key-of-the-outage-tests-0123456789";
+
+/// A place whose service kills itself at `point` when it comes there for the `nth` time.
+async fn armed(backend: Backend, point: Point, nth: u32) -> Place {
+    let mut place = match backend {
+        Backend::Postgres => on_postgres(&unique_name()).await,
+        Backend::Sqlite => Place::new(),
+    };
+    place
+        .set("ABUNFI_ADMIN_KEY", ADMIN)
+        .set(POINT_VARIABLE, format!("{}:{nth}", point.name()));
+    place
+}
+
+async fn transactions(backend: Backend, place: &Place) -> i64 {
+    match backend {
+        Backend::Postgres => {
+            rows_in_postgres(&place.variable("DATABASE_URL")).await["transactions"]
+        }
+        Backend::Sqlite => rows_in_sqlite(place).await["abunfi.db:transactions"],
+    }
+}
+
+/// Sends `request` to a service that kills itself at the point, then to one that does not: how many
+/// transactions there were between the two, and what the second said.
+async fn killed_between(
+    backend: Backend,
+    (point, nth): (Point, u32),
+    request: impl Fn(&str) -> (String, Value),
+) -> (i64, Answered) {
+    let mut place = armed(backend, point, nth).await;
+    let service = place.serve();
+    let user = json!({"email": "an@example.com", "name": "An"});
+    let user = service
+        .post("/api/v1/users", ADMIN, "user", &user)
+        .unwrap()
+        .json();
+    let (path, body) = request(user["id"].as_str().unwrap());
+    let lost = service.post(&path, ADMIN, "the-key", &body);
+    assert!(lost.is_none(), "{lost:?}");
+    assert!(service.was_killed());
+    let between = transactions(backend, &place).await;
+
+    place.set(POINT_VARIABLE, "");
+    let service = place.serve();
+    let answered = service.post(&path, ADMIN, "the-key", &body).unwrap();
+    let again = service.post(&path, ADMIN, "the-key", &body).unwrap();
+    assert_eq!(
+        (again.status, &again.body),
+        (answered.status, &answered.body)
+    );
+    assert!(again.is_replayed());
+    let expected = body["transactions"].as_array().map_or(1, Vec::len);
+    assert_eq!(
+        transactions(backend, &place).await,
+        i64::try_from(expected).unwrap()
+    );
+    (between, answered)
+}
+
+fn deposit(user: &str) -> (String, Value) {
+    let body = json!({"type": "deposit", "amount": "1"});
+    (format!("/api/v1/users/{user}/transactions"), body)
+}
+
+async fn a_batch_killed_half_way_is_finished_by_its_retry(backend: Backend) {
+    let batch = |user: &str| {
+        let items: Vec<Value> = (1..=1_000)
+            .map(|amount| json!({"user_id": user, "type": "deposit", "amount": amount.to_string()}))
+            .collect();
+        let body = json!({"atomic": false, "transactions": items});
+        ("/api/v1/transactions/batch".to_owned(), body)
+    };
+    // Parts are committed by 200: the fourth time there is before the fourth of five.
+    let (between, answered) = killed_between(backend, (Point::BetweenChunks, 4), batch).await;
+    assert_eq!(between, 600);
+    assert_eq!(answered.status, 200);
+    assert!(!answered.is_replayed(), "it still had something to do");
+    let body = answered.json();
+    let results = body["results"].as_array().unwrap();
+    assert_eq!(results.len(), 1_000);
+    for (amount, result) in (1..).zip(results) {
+        assert_eq!(
+            result["transaction"]["amount"],
+            json!(amount.to_string()),
+            "{result}"
+        );
+    }
+    // 1 + 2 + … + 1,000: each once.
+    let last = &results[999]["transaction"]["balance"];
+    assert_eq!(
+        (&last["available"], &last["version"]),
+        (&json!("500500"), &json!(1_000))
+    );
+}
+
+async fn a_posting_killed_before_its_commit_is_not_done_and_its_key_is_free(backend: Backend) {
+    let (between, answered) = killed_between(backend, (Point::BeforeCommit, 1), deposit).await;
+    assert_eq!((between, answered.status), (0, 201));
+    assert!(!answered.is_replayed());
+}
+
+async fn a_posting_killed_after_its_commit_is_done_and_its_key_says_so(backend: Backend) {
+    let (between, answered) = killed_between(backend, (Point::AfterCommit, 1), deposit).await;
+    assert_eq!((between, answered.status), (1, 201));
+    assert!(answered.is_replayed());
+}
+
+/// Makes of each function one test for every backend.
+macro_rules! on_every_backend {
+    ($($name:ident),+ $(,)?) => {
+        mod on_postgres {
+            $(#[tokio::test] async fn $name() { super::$name(super::Backend::Postgres).await; })+
+        }
+        mod on_sqlite {
+            $(#[tokio::test] async fn $name() { super::$name(super::Backend::Sqlite).await; })+
+        }
+    };
+}
+on_every_backend!(
+    a_batch_killed_half_way_is_finished_by_its_retry,
+    a_posting_killed_before_its_commit_is_not_done_and_its_key_is_free,
+    a_posting_killed_after_its_commit_is_done_and_its_key_says_so,
+);

@@ -147,6 +147,51 @@ async fn a_number_out_of_range_fails_its_item_only(server: &TestServer) {
     assert_eq!(refused.at("/index"), 0);
 }
 
+/// Faulty items, unknown users, expired holds, refusals: some of it is stored, some found anew, and the replay
+/// of it all is the same bytes, and says that it is one.
+async fn a_batch_with_every_kind_of_item_is_replayed_as_it_was(server: &TestServer) {
+    let user = server.user().await;
+    let nobody = "0190f5a0-0000-7000-8000-000000000000";
+    let expired = json!({"user_id": user, "type": "withdraw", "amount": "1", "status": "pending",
+        "expires_at": "2020-01-01T00:00:00Z"});
+    let items = [
+        deposit(&user, "5"),
+        deposit(nobody, "1"),
+        withdraw(&user, "6"),
+        deposit(&user, "0.0000001"),
+        expired,
+    ];
+    let first = call(server, "k", false, &items).expect(200).await;
+    assert!(first.header("idempotent-replayed").is_none());
+    let codes: Vec<String> = (1..5)
+        .map(|index| first.text_at(&format!("/results/{index}/error/code")))
+        .collect();
+    let expected = [
+        "not_found",
+        "insufficient_funds",
+        "validation_failed",
+        "validation_failed",
+    ];
+    assert_eq!(codes, expected);
+    assert_eq!(
+        first.text_at("/results/4/error/errors/0/pointer"),
+        "/transactions/4/expires_at"
+    );
+    for _ in 0..2 {
+        let again = call(server, "k", false, &items).expect(200).await;
+        assert_eq!(again.text(), first.text());
+        assert_eq!(again.header("idempotent-replayed"), Some("true"));
+    }
+    // Also when nothing of it is stored.
+    let items = [deposit(nobody, "1"), deposit(&user, "x")];
+    let first = call(server, "n", false, &items).expect(200).await;
+    assert!(first.header("idempotent-replayed").is_none());
+    let again = call(server, "n", false, &items).expect(200).await;
+    assert_eq!(again.text(), first.text());
+    assert_eq!(again.header("idempotent-replayed"), Some("true"));
+    assert_eq!(server.available(&user).await, "5");
+}
+
 async fn the_frame_of_a_batch_is_checked(server: &TestServer) {
     let user = server.user().await;
     let refuse = |body: Value| {
@@ -212,6 +257,7 @@ on_every_backend!(
     an_atomic_batch_is_all_or_nothing,
     faulty_items_of_other_batches_fail_alone,
     a_number_out_of_range_fails_its_item_only,
+    a_batch_with_every_kind_of_item_is_replayed_as_it_was,
     the_frame_of_a_batch_is_checked,
     a_faulty_item_fails_an_atomic_batch,
     a_thousand_items_fit,

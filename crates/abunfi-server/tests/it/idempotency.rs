@@ -173,6 +173,13 @@ async fn a_key_belongs_to_who_uses_it(server: &TestServer) {
         Some("true"),
         "the user outlives the session"
     );
+    let rotated = server.post("session/rotate").by(&second).expect(200).await;
+    let again = post(&rotated.text_at("/token")).await;
+    assert_eq!(
+        again.header("idempotent-replayed"),
+        Some("true"),
+        "and the rotation of its token"
+    );
 }
 
 async fn a_key_must_be_there_and_well_formed(server: &TestServer) {
@@ -273,7 +280,46 @@ async fn a_duplicate_waits_for_the_first_and_is_told_when_that_lasts(server: &Te
     assert_eq!((first.status.as_u16(), second.text()), (201, first.text()));
 }
 
+async fn a_hold_is_replayed_after_it_should_have_expired(server: &TestServer) {
+    let user = server.user_with("10").await;
+    let address = format!("users/{user}/transactions");
+    let soon = abunfi::clock::Clock::now(&abunfi::clock::SystemClock).plus(Duration::from_secs(2));
+    let body = json!({"type": "withdraw", "amount": "1", "status": "pending", "expires_at": soon});
+    let hold = |key: &str| server.post(&address).key(key).json(&body);
+    let first = hold("k").expect(201).await;
+    let mut item = body.clone();
+    item["user_id"] = json!(user);
+    let batches = [true, false].map(|atomic| json!({"atomic": atomic, "transactions": [item]}));
+    let batch = |index: usize| {
+        let call = server
+            .post("transactions/batch")
+            .key(["all", "each"][index]);
+        call.json(&batches[index]).expect(200)
+    };
+    let (all, each) = (batch(0).await, batch(1).await);
+    assert!(
+        each.at("/results/0").get("transaction").is_some(),
+        "{}",
+        each.text()
+    );
+    tokio::time::sleep(Duration::from_millis(2_100)).await;
+    let again = hold("k").expect(201).await;
+    assert_eq!(again.text(), first.text());
+    assert_eq!(again.header("idempotent-replayed"), Some("true"));
+    for (index, first) in [all, each].into_iter().enumerate() {
+        let again = batch(index).await;
+        assert_eq!(again.text(), first.text());
+        assert_eq!(again.header("idempotent-replayed"), Some("true"));
+    }
+    // For a new request the time has passed; that is its answer from now on.
+    let refused = hold("late").expect_problem(422, "validation_failed").await;
+    refused.has_faults(&[("/expires_at", "out_of_range")]);
+    let again = hold("late").expect_problem(422, "validation_failed").await;
+    assert_eq!(again.text(), refused.text());
+}
+
 on_every_backend!(
+    a_hold_is_replayed_after_it_should_have_expired,
     a_replay_is_the_same_bytes,
     a_refusal_that_was_decided_is_replayed_too,
     one_key_from_sixteen_clients_at_once_posts_once,

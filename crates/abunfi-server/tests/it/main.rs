@@ -15,6 +15,7 @@ mod support;
 mod access;
 mod assets;
 mod batch;
+mod bounds;
 mod dashboard;
 mod dev_data;
 mod documents;

@@ -100,6 +100,84 @@ async fn amounts_are_plain_decimal_strings(server: &TestServer) {
     ]);
 }
 
+/// At the edges of what an amount may be: refused by field or by code, never wrapped.
+async fn amounts_at_the_edges_are_exact(server: &TestServer) {
+    const MOST: &str = "999999999999.999999";
+    let user = server.user().await;
+    let address = format!("users/{user}/transactions");
+    let post = |body: Value| server.post(&address).key(&unique("edge-")).json(&body);
+    let deposit = |amount: &str| json!({"type": "deposit", "amount": amount});
+    for (amount, code) in [
+        ("1000000000000", "out_of_range"),
+        ("999999999999.9999999", "too_many_decimals"),
+        ("0.0000001", "too_many_decimals"),
+        ("0.000000", "out_of_range"),
+        ("99999999999999999999999999999999999999999", "bad_format"),
+    ] {
+        let refused = post(deposit(amount))
+            .expect_problem(422, "validation_failed")
+            .await;
+        refused.has_faults(&[("/amount", code)]);
+        let body = json!({"type": "deposit", "amount": "1", "shares": amount});
+        if code == "out_of_range" && amount.starts_with('0') {
+            continue;
+        }
+        let refused = post(body).expect_problem(422, "validation_failed").await;
+        refused.has_faults(&[("/shares", code)]);
+    }
+    post(deposit("0.000001")).expect(201).await;
+    let over = [
+        deposit(MOST),
+        json!({"type": "yield_harvest", "amount": MOST}),
+        json!({"type": "referral_bonus", "amount": MOST}),
+    ];
+    for body in over {
+        post(body).expect_problem(422, "amount_overflow").await;
+    }
+    let most = post(deposit("999999999999.999998")).expect(201).await;
+    assert_eq!(most.text_at("/balance/available"), MOST);
+    post(deposit("0.000001"))
+        .expect_problem(422, "amount_overflow")
+        .await;
+    // What is pending is met by the bound when it is confirmed.
+    let pending = json!({"type": "deposit", "amount": "0.000001", "status": "pending"});
+    let pending = post(pending).expect(201).await.text_at("/id");
+    let confirm = server
+        .post(&format!("{address}/{pending}/confirm"))
+        .key(&unique("edge-"));
+    confirm.expect_problem(422, "amount_overflow").await;
+    // Held money counts as well.
+    let hold = json!({"type": "withdraw", "amount": MOST, "status": "pending"});
+    let held = post(hold).expect(201).await;
+    assert_eq!(held.text_at("/balance/total"), MOST);
+    post(deposit("0.000001"))
+        .expect_problem(422, "amount_overflow")
+        .await;
+    let least = json!({"type": "withdraw", "amount": "0.000001"});
+    let refused = post(least).expect_problem(422, "insufficient_funds").await;
+    assert_eq!(refused.text_at("/available"), "0");
+    let other = server.user().await;
+    let items: Vec<Value> = (0..2)
+        .map(|_| json!({"user_id": other, "type": "deposit", "amount": "600000000000"}))
+        .collect();
+    let batch = json!({"atomic": true, "transactions": items});
+    let refused = server
+        .post("transactions/batch")
+        .key(&unique("edge-"))
+        .json(&batch);
+    let refused = refused.expect_problem(422, "batch_failed").await;
+    assert_eq!(refused.at("/index"), 1);
+    assert_eq!(refused.text_at("/error/code"), "amount_overflow");
+    assert_eq!(server.available(&other).await, "0");
+    let shares = |shares: &str| json!({"type": "deposit", "amount": "0.000001", "shares": shares});
+    let address = format!("users/{other}/transactions");
+    let post = |body: Value| server.post(&address).key(&unique("edge-")).json(&body);
+    post(shares(MOST)).expect(201).await;
+    post(shares("0.000001"))
+        .expect_problem(422, "amount_overflow")
+        .await;
+}
+
 async fn a_withdrawal_is_held_then_taken_or_given_back(server: &TestServer) {
     let user = server.user().await;
     let deposit = json!({"type": "deposit", "amount": "100", "shares": "10"});
@@ -554,6 +632,7 @@ async fn only_a_pending_withdrawal_expires(server: &TestServer) {
 on_every_backend!(
     a_deposit_and_a_yield_arrive,
     amounts_are_plain_decimal_strings,
+    amounts_at_the_edges_are_exact,
     a_withdrawal_is_held_then_taken_or_given_back,
     what_was_submitted_is_on_its_way,
     pending_of_other_types_changes_nothing,

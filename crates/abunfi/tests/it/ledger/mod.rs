@@ -3,8 +3,9 @@
 mod assets;
 mod batches;
 mod concurrency;
+mod expiry;
 mod idempotency;
-mod model;
 mod posting;
 mod reading;
 mod settling;
+mod state_machine;

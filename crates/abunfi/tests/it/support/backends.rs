@@ -30,7 +30,7 @@ pub(crate) enum Backend {
     reason = "one for each test, never moved in bulk"
 )]
 #[derive(Debug)]
-pub(super) enum Database {
+pub(crate) enum Database {
     Postgres {
         server: PgConnectOptions,
         name: String,
@@ -41,7 +41,7 @@ pub(super) enum Database {
 }
 
 impl Database {
-    pub(super) async fn create(backend: Backend) -> Self {
+    pub(crate) async fn create(backend: Backend) -> Self {
         match backend {
             Backend::Postgres => {
                 let server = PgConnectOptions::from_str(&servers::require_postgres_url())
@@ -62,7 +62,7 @@ impl Database {
         }
     }
 
-    pub(super) async fn open(&self, options: RelationalOptions) -> Relational {
+    pub(crate) async fn open(&self, options: RelationalOptions) -> Relational {
         match self {
             Self::Postgres { server, name } => {
                 let url = url(server, name);
@@ -95,7 +95,7 @@ impl Database {
     }
 
     /// The test succeeded.
-    pub(super) async fn remove(self) {
+    pub(crate) async fn remove(self) {
         match self {
             Self::Postgres { server, name } => {
                 let mut admin = connect(&server).await;
@@ -110,7 +110,7 @@ impl Database {
     }
 
     /// The test failed: where its database is.
-    pub(super) fn keep(self) -> String {
+    pub(crate) fn keep(self) -> String {
         match self {
             Self::Postgres { name, .. } => name,
             Self::Sqlite { dir } => dir.keep().display().to_string(),

@@ -14,7 +14,7 @@ pub(crate) mod make;
 pub(crate) mod random;
 mod raw;
 
-pub(crate) use backends::{Backend, POOL_SIZE};
+pub(crate) use backends::{Backend, Database, POOL_SIZE};
 pub(crate) use raw::Raw;
 
 /// Every domain's handle on one relational store, over one fresh database.

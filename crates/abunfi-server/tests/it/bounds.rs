@@ -1,0 +1,290 @@
+//! Under pressure: what is too much is turned away at once, what was accepted is done whatever becomes of its
+//! caller, and nobody takes another's turn.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use abunfi::ids::UserId;
+use abunfi::ledger::{Error, PostRequest, TransactionType};
+use abunfi::money::Amount;
+use abunfi::{Config, Context, StoreError};
+use futures::FutureExt;
+use futures::future::join_all;
+use serde_json::json;
+use tokio::task::JoinSet;
+
+use crate::support::{Backend, Seed, TestServer, create, unique, with_config};
+
+with_config!(patient, |config| {
+    config.postgres.deadline_ms = 20_000;
+    config.sqlite.acquire_timeout_ms = 20_000;
+    config.sqlite.deadline_ms = 20_000;
+}; a_full_queue_turns_away_at_once_and_does_what_it_accepted,
+   one_busy_account_does_not_starve_another,
+   a_caller_that_hangs_up_does_not_stop_its_posting);
+
+/// Postings of one account, past what may wait of one.
+const FLOOD: usize = 3_000;
+
+/// Holds up every posting to `user` until the sender is dropped.
+async fn hold_up(server: &TestServer, user: &str) -> tokio::sync::oneshot::Sender<()> {
+    let user: UserId = user.parse().unwrap();
+    let platform = server.platform.clone();
+    let (release, released) = tokio::sync::oneshot::channel();
+    let (locked, is_locked) = tokio::sync::oneshot::channel();
+    let once = std::sync::Mutex::new(Some((locked, released)));
+    tokio::spawn(async move {
+        let held = platform.execute_transaction(|transaction| {
+            let once = once.lock().unwrap().take();
+            async move {
+                // SQLite has one writer, and this is it.
+                if let Some(connection) = transaction.postgres() {
+                    sqlx::query("SELECT 1 FROM accounts WHERE user_id = $1 FOR UPDATE")
+                        .bind(user.uuid())
+                        .execute(connection)
+                        .await
+                        .expect("the lock");
+                }
+                if let Some((locked, released)) = once {
+                    locked.send(()).expect("the test waits");
+                    let _dropped = released.await;
+                }
+                Ok(())
+            }
+            .boxed()
+        });
+        // How it ends does not matter: it only stood in the way.
+        let _ended = held.await;
+    });
+    is_locked.await.expect("the lock is held");
+    release
+}
+
+/// Posts 1 to `user`, past HTTP: thousands of connections would be the test's own trouble.
+fn flood(server: &TestServer, user: &str, count: usize) -> JoinSet<Result<(), Error>> {
+    let user: UserId = user.parse().unwrap();
+    let mut calls = JoinSet::new();
+    for _ in 0..count {
+        let platform = server.platform.clone();
+        calls.spawn(async move {
+            let request = PostRequest::new(TransactionType::Deposit, Amount::parse("1").unwrap());
+            let ctx = Context::system("flood");
+            let outcome = platform.ledger().post(&ctx, user, request, None).await?;
+            assert!(outcome.answer.result.is_ok(), "{outcome:?}");
+            Ok(())
+        });
+    }
+    calls
+}
+
+async fn a_full_queue_turns_away_at_once_and_does_what_it_accepted(server: &TestServer) {
+    let user = server.user().await;
+    let release = hold_up(server, &user).await;
+    let mut calls = flood(server, &user, FLOOD);
+    let mut turned_away = 0;
+    // Those that are turned away end while the others are held up.
+    while let Ok(Some(ended)) =
+        tokio::time::timeout(Duration::from_millis(700), calls.join_next()).await
+    {
+        let ended = ended.expect("a task");
+        assert!(
+            matches!(ended, Err(Error::Store(StoreError::Overloaded { .. }))),
+            "{ended:?}"
+        );
+        turned_away += 1;
+    }
+    assert!(turned_away > 0, "the queue has a bound");
+    let begun = Instant::now();
+    let refused = server
+        .post(&format!("users/{user}/transactions"))
+        .key("one-more")
+        .json(&json!({"type": "deposit", "amount": "1"}))
+        .expect_problem(503, "overloaded")
+        .await;
+    assert!(
+        begun.elapsed() < Duration::from_secs(1),
+        "at once: {:?}",
+        begun.elapsed()
+    );
+    assert!(refused.header("retry-after").is_some());
+    drop(release);
+    let accepted = FLOOD - turned_away;
+    let mut done = 0;
+    while let Some(ended) = calls.join_next().await {
+        done += usize::from(ended.expect("a task").is_ok());
+    }
+    assert_eq!(done, accepted, "what was accepted is done");
+    assert_eq!(server.available(&user).await, done.to_string());
+    // And the key of the one that was turned away is free.
+    server
+        .post(&format!("users/{user}/transactions"))
+        .key("one-more")
+        .json(&json!({"type": "deposit", "amount": "1"}))
+        .expect(201)
+        .await;
+}
+
+async fn one_busy_account_does_not_starve_another(server: &TestServer) {
+    let (busy, calm) = (server.user().await, server.user().await);
+    let release = hold_up(server, &busy).await;
+    let mut calls = flood(server, &busy, FLOOD);
+    let mut turned_away = 0;
+    while let Ok(Some(_)) =
+        tokio::time::timeout(Duration::from_millis(700), calls.join_next()).await
+    {
+        turned_away += 1;
+    }
+    let done = Arc::new(AtomicUsize::new(0));
+    let counting = tokio::spawn({
+        let done = Arc::clone(&done);
+        async move {
+            while let Some(ended) = calls.join_next().await {
+                done.fetch_add(
+                    usize::from(ended.expect("a task").is_ok()),
+                    Ordering::SeqCst,
+                );
+            }
+        }
+    });
+    let posting = server
+        .post(&format!("users/{calm}/transactions"))
+        .key("calm")
+        .json(&json!({"type": "deposit", "amount": "1"}))
+        .expect(201);
+    let calm_posts = async {
+        posting.await;
+        done.load(Ordering::SeqCst)
+    };
+    let releases = async {
+        // The calm one stands behind all the others when they may go on.
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        drop(release);
+    };
+    let (before, ()) = tokio::join!(calm_posts, releases);
+    counting.await.expect("the flood ends");
+    let accepted = FLOOD - turned_away;
+    assert_eq!(done.load(Ordering::SeqCst), accepted);
+    assert!(
+        before * 4 <= accepted * 3,
+        "the calm account waited for {before} of {accepted} postings of the busy one"
+    );
+}
+
+async fn a_caller_that_hangs_up_does_not_stop_its_posting(server: &TestServer) {
+    let user = server.user().await;
+    let address = format!("users/{user}/transactions");
+    let body = json!({"type": "deposit", "amount": "7"});
+    let release = hold_up(server, &user).await;
+    let hung_up = tokio::time::timeout(
+        Duration::from_millis(400),
+        server.post(&address).key("hung-up").json(&body).send(),
+    );
+    assert!(
+        hung_up.await.is_err(),
+        "it is held up, and its caller leaves"
+    );
+    drop(release);
+    // Not asked again: it is done by itself.
+    let end = Instant::now() + Duration::from_secs(20);
+    while server.available(&user).await != "7" {
+        assert!(Instant::now() < end, "the posting went with its caller");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let again = server
+        .post(&address)
+        .key("hung-up")
+        .json(&body)
+        .expect(201)
+        .await;
+    assert_eq!(again.header("idempotent-replayed"), Some("true"));
+    assert_eq!(server.available(&user).await, "7");
+}
+
+/// A stop finishes what was accepted, and a later start finds it.
+#[test]
+fn a_stop_drains_what_was_accepted() {
+    crate::support::run(
+        Backend::Embedded,
+        |_| {},
+        async |outer: &TestServer| {
+            let folder = tempfile::TempDir::new().unwrap();
+            let config = Config {
+                data_dir: folder.path().to_owned(),
+                ..outer.platform.config().clone()
+            };
+            let mut server = TestServer::start(Backend::Embedded, config.clone()).await;
+            let user = server.user().await;
+            let release = hold_up(&server, &user).await;
+            let calls: Vec<_> = (0..40)
+                .map(|_| {
+                    let call = server
+                        .post(&format!("users/{user}/transactions"))
+                        .key(&unique("drained-"))
+                        .json(&json!({"type": "deposit", "amount": "1"}));
+                    tokio::spawn(call.send())
+                })
+                .collect();
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            server.ask_to_stop();
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            drop(release);
+            for answer in join_all(calls).await {
+                let answer = answer.unwrap();
+                assert_eq!(answer.status, 201, "{}", answer.text());
+            }
+            server.stop().await;
+            let server = TestServer::start(Backend::Embedded, config).await;
+            assert_eq!(server.available(&user).await, "40");
+            server.stop().await;
+        },
+    );
+}
+
+mod servers {
+    use super::*;
+
+    #[test]
+    fn two_instances_under_load_lose_no_update() {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(4)
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let (stores, config) = create(Backend::Servers).await;
+            let first = TestServer::start(Backend::Servers, config.clone()).await;
+            let second = TestServer::start(Backend::Servers, config).await;
+            let users = [first.user_with("100").await, first.user_with("100").await];
+            let calls = (0..240_usize).map(|index| {
+                let server = if index % 2 == 0 { &first } else { &second };
+                let user = &users[index / 2 % 2];
+                let kind = if index % 3 == 0 {
+                    "withdraw"
+                } else {
+                    "deposit"
+                };
+                server
+                    .post(&format!("users/{user}/transactions"))
+                    .key(&format!("load-{index}"))
+                    .json(&json!({"type": kind, "amount": "1"}))
+                    .send()
+            });
+            let mut expected = 200_i64;
+            for (index, answer) in join_all(calls).await.into_iter().enumerate() {
+                assert_eq!(answer.status, 201, "{}", answer.text());
+                expected += if index % 3 == 0 { -1 } else { 1 };
+            }
+            let mut sum = 0;
+            for user in &users {
+                let seen = [first.available(user).await, second.available(user).await];
+                assert_eq!(seen[0], seen[1]);
+                sum += seen[0].parse::<i64>().unwrap();
+            }
+            assert_eq!(sum, expected);
+            first.stop().await;
+            second.stop().await;
+            stores.remove().await;
+        });
+    }
+}
