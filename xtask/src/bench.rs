@@ -48,7 +48,13 @@ enum What {
 pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> {
     let smoke = matches!(options.what, What::Ledger { smoke: true, .. });
     let profile = if smoke { "debug" } else { "release" };
-    let mut build = vec!["build", "--package", "abunfi-cli", "--package", "abunfi-bench"];
+    let mut build = vec![
+        "build",
+        "--package",
+        "abunfi-cli",
+        "--package",
+        "abunfi-bench",
+    ];
     if !smoke {
         build.push("--release");
     }

@@ -43,6 +43,17 @@ enum What {
     Ledger(ledger::Options),
     /// The service with a ledger that writes statement by statement: what others are compared to.
     Plain,
+    /// Deposits to a service that runs, with the benchmarks' key, on users made for it: for profiling.
+    Load {
+        #[arg(long)]
+        port: u16,
+        #[arg(long, default_value_t = 64)]
+        connections: usize,
+        #[arg(long, default_value_t = 10)]
+        seconds: u64,
+        #[arg(long, default_value_t = 1_000)]
+        users: usize,
+    },
     /// A bare handler that answers with the bytes of a file: what a cached read is compared to.
     Bare { port: u16, body: PathBuf },
 }
@@ -55,9 +66,23 @@ async fn main() -> Result<()> {
             seconds,
             rounds,
             users,
-        } => service::run(&abunfi_beside(abunfi)?, Duration::from_secs(seconds), rounds, users).await,
+        } => {
+            service::run(
+                &abunfi_beside(abunfi)?,
+                Duration::from_secs(seconds),
+                rounds,
+                users,
+            )
+            .await
+        }
         What::Ledger(options) => ledger::run(options).await,
         What::Plain => plain::serve().await,
+        What::Load {
+            port,
+            connections,
+            seconds,
+            users,
+        } => service::load(port, connections, Duration::from_secs(seconds), users).await,
         What::Bare { port, body } => servers::bare(port, &body).await,
     }
 }

@@ -75,21 +75,7 @@ impl Service {
     }
 
     pub(crate) async fn seed(&self, users: usize) -> Result<Vec<String>> {
-        let mut ids = Vec::with_capacity(users);
-        for n in 0..users {
-            let body = format!(r#"{{"email":"bench{n}@example.com","name":"Bench {n}"}}"#);
-            let (status, body) =
-                load::once(self.address, &post("/api/v1/users", "unused", &body)).await?;
-            ensure!(status == 201, "seeding failed with {status}");
-            let user: serde_json::Value = serde_json::from_slice(&body)?;
-            ids.push(
-                user.get("id")
-                    .and_then(|id| id.as_str())
-                    .context("no id")?
-                    .to_owned(),
-            );
-        }
-        Ok(ids)
+        seed(self.address, users).await
     }
 }
 
@@ -144,4 +130,22 @@ pub(crate) async fn bare(port: u16, body: &Path) -> Result<()> {
     let listener = tokio::net::TcpListener::bind(("127.0.0.1", port)).await?;
     axum::serve(listener, router).await?;
     Ok(())
+}
+
+/// Makes users one by one; their ids.
+pub(crate) async fn seed(address: SocketAddr, users: usize) -> Result<Vec<String>> {
+    let mut ids = Vec::with_capacity(users);
+    for n in 0..users {
+        let body = format!(r#"{{"email":"bench{n}@example.com","name":"Bench {n}"}}"#);
+        let (status, body) = load::once(address, &post("/api/v1/users", "unused", &body)).await?;
+        ensure!(status == 201, "seeding failed with {status}");
+        let user: serde_json::Value = serde_json::from_slice(&body)?;
+        ids.push(
+            user.get("id")
+                .and_then(|id| id.as_str())
+                .context("no id")?
+                .to_owned(),
+        );
+    }
+    Ok(ids)
 }

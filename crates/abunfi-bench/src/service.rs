@@ -1,5 +1,6 @@
 //! The service as a whole: cached reads beside a bare handler, deposits beside `pgbench` doing the same rows.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +11,7 @@ use serde::Serialize;
 
 use crate::client_program;
 use crate::load::{self, Measured, Requests};
-use crate::servers::{Bare, Service, get, post};
+use crate::servers::{Bare, Service, get, post, seed};
 
 const CONNECTIONS: usize = 64;
 
@@ -108,6 +109,20 @@ pub(crate) async fn run(abunfi: &Path, span: Duration, rounds: usize, users: usi
         rows.iter().all(|row| row.errors == 0),
         "some requests failed: the figures mean nothing"
     );
+    Ok(())
+}
+
+/// Drives a service that runs.
+pub(crate) async fn load(
+    port: u16,
+    connections: usize,
+    span: Duration,
+    users: usize,
+) -> Result<()> {
+    let address = SocketAddr::from(([127, 0, 0, 1], port));
+    let ids = Arc::new(seed(address, users).await?);
+    let measured = load::run(address, connections, span, deposit(&ids)).await?;
+    println!("{measured:?}");
     Ok(())
 }
 

@@ -4,10 +4,10 @@
 use std::str::FromStr;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
-use sqlx::postgres::PgConnectOptions;
 use abunfi::clock::{Clock, SystemClock};
 use abunfi::ids::{TransactionId, random_bytes};
+use anyhow::{Context, Result};
+use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions, Connection, PgConnection};
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -43,9 +43,13 @@ async fn write(url: &str, connection: usize, users: u64, end: Instant) -> Result
         .disable_statement_logging()
         .connect()
         .await?;
-    sqlx::raw_sql("SET plan_cache_mode = force_generic_plan")
-        .execute(&mut conn)
-        .await?;
+    // As the service has it: by their keys, whatever the tables held when the plans were made.
+    sqlx::raw_sql(
+        "SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off; SET enable_hashjoin = off;
+         SET enable_mergejoin = off",
+    )
+    .execute(&mut conn)
+    .await?;
     let ids: Vec<Uuid> = users_of_batch(connection, users)
         .map(|user| Uuid::parse_str(&seed::id(user)))
         .collect::<Result<_, _>>()?;
@@ -76,7 +80,10 @@ async fn batch(conn: &mut PgConnection, users: &[Uuid]) -> Result<()> {
         *version += 1;
         seqs.push(*version);
     }
-    let transactions: Vec<Uuid> = users.iter().map(|_| TransactionId::new(now).uuid()).collect();
+    let transactions: Vec<Uuid> = users
+        .iter()
+        .map(|_| TransactionId::new(now).uuid())
+        .collect();
     let keys: Vec<Uuid> = users
         .iter()
         .map(|_| uuid::Builder::from_random_bytes(random_bytes()).into_uuid())
@@ -107,7 +114,8 @@ WITH rows AS MATERIALIZED (
 ), changed AS (
     UPDATE accounts a SET available = a.available + n.times * 1000000, deposited = a.deposited + n.times * 1000000,
         version = n.version, chain_hash = n.hash, chain_at = $7
-    FROM (SELECT user_id, count(*) AS times, max(seq) AS version, max(hash) AS hash FROM rows GROUP BY user_id) n
+    FROM (SELECT user_id, count(*) AS times, max(seq) AS version, (array_agg(hash ORDER BY seq DESC))[1] AS hash
+          FROM rows GROUP BY user_id) n
     WHERE a.user_id = n.user_id AND a.asset = 'VND'
 ), posted AS (
     INSERT INTO transactions (user_id, transaction_id, type, status, asset, amount, created_at, confirmed_at)

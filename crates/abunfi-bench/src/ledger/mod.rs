@@ -75,8 +75,7 @@ pub(crate) async fn run(mut options: Options) -> Result<()> {
     for setting in POSTGRES_SETTINGS {
         kind = kind.with_setting(setting);
     }
-    let server =
-        tokio::task::spawn_blocking(move || OwnPostgres::start_with(kind)).await??;
+    let server = tokio::task::spawn_blocking(move || OwnPostgres::start_with(kind)).await??;
     let folder = tempfile::tempdir()?;
     let abunfi = crate::abunfi_beside(options.abunfi.clone())?;
     let bench = Bench::prepare(&abunfi, &server.url(), folder.path(), &options, span).await?;

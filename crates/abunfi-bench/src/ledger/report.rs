@@ -90,7 +90,10 @@ impl Report {
             Limit::TimeAtMost(percent) => format!("at most {} its time", times(percent)),
         };
         let Some(pair) = pair else {
-            println!("{number}. {}: not run, since this abunfi cannot do it", row.work);
+            println!(
+                "{number}. {}: not run, since this abunfi cannot do it",
+                row.work
+            );
             self.rows.push(Line {
                 number,
                 work: row.work,

@@ -49,7 +49,8 @@ pub(super) enum Work {
     Verify,
 }
 
-const STATEMENTS: &str = "a transaction for each request, statement by statement, same pool and HTTP stack";
+const STATEMENTS: &str =
+    "a transaction for each request, statement by statement, same pool and HTTP stack";
 
 pub(super) const TABLE: [Row; 8] = [
     Row {
@@ -300,9 +301,7 @@ impl Bench {
                 let run = array::run(&self.raw_url, BATCH_CONNECTIONS, span, self.small_users);
                 checked(&database, before, run.await?, i64::try_from(BATCH)?).await
             }
-            Side::Verify => {
-                verify::verify(&self.abunfi, &self.small_url, &self.folder).map(untold)
-            }
+            Side::Verify => verify::verify(&self.abunfi, &self.small_url, &self.folder).map(untold),
             Side::Copy => verify::copy(&self.small_url).map(untold),
         }
     }
@@ -375,7 +374,11 @@ async fn checked(
         "{done} deposits left {after:?}"
     );
     if measured.errors > 0 {
-        bail!("{} of {} requests failed", measured.errors, measured.answered);
+        bail!(
+            "{} of {} requests failed",
+            measured.errors,
+            measured.answered
+        );
     }
     Ok(Run {
         measured: Measured {

@@ -35,14 +35,13 @@ pub(super) async fn multiply(url: &str, template: &str, users: u64) -> Result<()
     sqlx::raw_sql("SET LOCAL session_replication_role = replica")
         .execute(&mut *transaction)
         .await?;
-    let identity = format!(
-        "CASE u.kind WHEN 'email' THEN 'bench' || m.n || '@example.com' ELSE {CODE} END"
-    );
+    let identity =
+        format!("CASE u.kind WHEN 'email' THEN 'made' || m.n || '@example.com' ELSE {CODE} END");
     let statements = [
         "CREATE TEMP TABLE made ON COMMIT DROP AS SELECT n,
              (lpad(to_hex(1700000000000 + n), 12, '0') || '70008000' || lpad(to_hex(n), 12, '0'))::uuid AS id
          FROM generate_series(0, $users - 1) AS n".to_owned(),
-        copy("users", "u", &[("user_id", "m.id"), ("email", "'bench' || m.n || '@example.com'"),
+        copy("users", "u", &[("user_id", "m.id"), ("email", "'made' || m.n || '@example.com'"),
             ("referral_code", CODE)], &mut transaction).await?,
         copy("user_identities", "u", &[("user_id", "m.id"), ("value", &identity)], &mut transaction).await?,
         copy("accounts", "u", &[("user_id", "m.id")], &mut transaction).await?,
@@ -87,10 +86,10 @@ async fn copy(
     let values: Vec<String> = columns
         .iter()
         .map(|column| {
-            given
-                .iter()
-                .find(|(name, _)| name == column)
-                .map_or_else(|| format!("{alias}.{column}"), |(_, value)| (*value).to_owned())
+            given.iter().find(|(name, _)| name == column).map_or_else(
+                || format!("{alias}.{column}"),
+                |(_, value)| (*value).to_owned(),
+            )
         })
         .collect();
     Ok(format!(
@@ -104,9 +103,8 @@ async fn copy(
 async fn check(connection: &mut PgConnection, template: &str, users: u64) -> Result<()> {
     let users = i64::try_from(users)?;
     for table in TABLES {
-        let sql = format!(
-            "SELECT count(*), count(*) FILTER (WHERE user_id = '{template}') FROM {table}"
-        );
+        let sql =
+            format!("SELECT count(*), count(*) FILTER (WHERE user_id = '{template}') FROM {table}");
         let (all, of_template): (i64, i64) = sqlx::query_as(sqlx::AssertSqlSafe(sql))
             .fetch_one(&mut *connection)
             .await?;
@@ -126,13 +124,21 @@ async fn connect(url: &str) -> Result<PgConnection> {
 }
 
 /// Makes a database; `template`: as a copy of another one that nobody is connected to.
-pub(super) async fn create_database(server: &str, name: &str, template: Option<&str>) -> Result<String> {
+pub(super) async fn create_database(
+    server: &str,
+    name: &str,
+    template: Option<&str>,
+) -> Result<String> {
     let mut connection = connect(server).await?;
     let template = template.map_or(String::new(), |template| format!(" TEMPLATE {template}"));
-    sqlx::raw_sql(sqlx::AssertSqlSafe(format!("CREATE DATABASE {name}{template}")))
-        .execute(&mut connection)
-        .await?;
+    sqlx::raw_sql(sqlx::AssertSqlSafe(format!(
+        "CREATE DATABASE {name}{template}"
+    )))
+    .execute(&mut connection)
+    .await?;
     connection.close().await?;
-    let (base, _) = server.rsplit_once('/').context("a URL without a database")?;
+    let (base, _) = server
+        .rsplit_once('/')
+        .context("a URL without a database")?;
     Ok(format!("{base}/{name}"))
 }

@@ -140,10 +140,7 @@ impl DatabaseService {
     ///
     /// # Errors
     /// [`OpenError`]: what to mend.
-    pub async fn open_with_ledger(
-        config: Config,
-        ledger: LedgerAround,
-    ) -> Result<Self, OpenError> {
+    pub async fn open_with_ledger(config: Config, ledger: LedgerAround) -> Result<Self, OpenError> {
         Self::open_with(config, Arc::new(SystemClock), Some(ledger)).await
     }
 

@@ -122,11 +122,17 @@ pub(super) fn bind<'q>(
         .bind(after(|after| after.locked_shares.micros()))
         .bind(column(entries, |entry| entry.actor.kind.as_str()))
         .bind(column(entries, |entry| entry.actor.id.clone()))
-        .bind(sparse(entries, |entry| entry.actor.session_id.map(|id| id.0)))
+        .bind(sparse(entries, |entry| {
+            entry.actor.session_id.map(|id| id.0)
+        }))
         .bind(column(entries, |entry| entry.request_id.clone()))
         .bind(column(entries, |entry| at(entry.at)))
-        .bind(sparse(entries, |entry| entry.reason_commitment.map(Vec::from)))
-        .bind(sparse(entries, |entry| entry.data_commitment.map(Vec::from)))
+        .bind(sparse(entries, |entry| {
+            entry.reason_commitment.map(Vec::from)
+        }))
+        .bind(sparse(entries, |entry| {
+            entry.data_commitment.map(Vec::from)
+        }))
         .bind(column(entries, |entry| entry.previous_hash.to_vec()))
         .bind(column(entries, |entry| entry.hash.to_vec()))
         .bind(sparse(entries, |entry| entry.trace_id.clone()))

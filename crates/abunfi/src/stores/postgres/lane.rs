@@ -53,6 +53,13 @@ const FIRST_PAUSE_MICROS: u64 = 4_000;
 /// How long a rollback may take before the connection is closed instead, which has the same effect.
 const ROLLBACK_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// What a unit runs finds rows by their keys, for arrays of any length. A plan for any length is made once for
+/// each connection: making one for each call, as the server would for short arrays, takes longer than running
+/// it. And it must be by the keys even where it was made while a table was empty, or it would read all of the
+/// table for as long as it is used.
+const BY_KEY: &str = "SET LOCAL plan_cache_mode = force_generic_plan; SET LOCAL enable_seqscan = off; \
+    SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off";
+
 /// Connections for one sort of work, and how they are used. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct Lane {
@@ -84,12 +91,7 @@ impl Lane {
             deadline_ms.div_ceil(2),
             deadline_ms.saturating_mul(2),
         );
-        // What a unit runs finds rows by their keys, for arrays of any length: planning it anew for each
-        // length, as the server would for short ones, takes longer than running it.
-        let begin = format!(
-            "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; {bounds}; \
-             SET LOCAL plan_cache_mode = force_generic_plan"
-        );
+        let begin = format!("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; {bounds}; {BY_KEY}");
         let begin_snapshot = format!("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; {bounds}");
         let begin_read = format!("BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY; {bounds}");
         Self {

@@ -237,27 +237,34 @@ impl Store for Postgres {
 
     async fn purge_idempotency(&self, before: Timestamp, limit: u32) -> Result<u64, StoreError> {
         self.background
-            .write(|conn| scoped(async move {
-                let mut gone: u64 = 0;
-                // What a writer holds is left for the next time; MATERIALIZED: never more than LIMIT.
-                for statement in [
-                    "WITH old AS MATERIALIZED (
+            .write(|conn| {
+                scoped(async move {
+                    let mut gone: u64 = 0;
+                    // What a writer holds is left for the next time; MATERIALIZED: never more than LIMIT.
+                    for statement in [
+                        "WITH old AS MATERIALIZED (
                          SELECT user_id, key_hash FROM idempotency_keys WHERE created_at < $1
                          ORDER BY created_at LIMIT $2 FOR UPDATE SKIP LOCKED)
                      DELETE FROM idempotency_keys AS k USING old
                      WHERE (k.user_id, k.key_hash) = (old.user_id, old.key_hash)",
-                    "WITH old AS MATERIALIZED (
+                        "WITH old AS MATERIALIZED (
                          SELECT principal, key FROM batch_keys WHERE created_at < $1
                          ORDER BY created_at LIMIT $2 FOR UPDATE SKIP LOCKED)
                      DELETE FROM batch_keys AS k USING old
                      WHERE (k.principal, k.key) = (old.principal, old.key)",
-                ] {
-                    let left = i64::try_from(u64::from(limit).saturating_sub(gone)).unwrap_or(0);
-                    let deleted = sqlx::query(statement).bind(at(before)).bind(left).execute(&mut *conn).await?;
-                    gone += deleted.rows_affected();
-                }
-                Ok(gone)
-            }))
+                    ] {
+                        let left =
+                            i64::try_from(u64::from(limit).saturating_sub(gone)).unwrap_or(0);
+                        let deleted = sqlx::query(statement)
+                            .bind(at(before))
+                            .bind(left)
+                            .execute(&mut *conn)
+                            .await?;
+                        gone += deleted.rows_affected();
+                    }
+                    Ok(gone)
+                })
+            })
             .await
     }
 }

@@ -174,7 +174,9 @@ fn bind_transactions<'q>(query: Arguments<'q>, rows: &[&Transaction]) -> Argumen
         .bind(sparse(rows, |tx| tx.gas_used))
         .bind(sparse(rows, |tx| tx.gas_fee.map(|fee| fee.to_string())))
         .bind(column(rows, |tx| tx.confirmations))
-        .bind(sparse(rows, |tx| tx.exchange_rate.map(|rate| rate.to_string())))
+        .bind(sparse(rows, |tx| {
+            tx.exchange_rate.map(|rate| rate.to_string())
+        }))
         .bind(sparse(rows, |tx| tx.amount_vnd.map(Amount::micros)))
         .bind(sparse(rows, |tx| metadata_text(tx)))
         .bind(sparse(rows, |tx| tx.error_message.clone()))
@@ -192,10 +194,7 @@ fn bind_entries<'q>(query: Arguments<'q>, rows: &[LedgerEntry]) -> Arguments<'q>
         .bind(column(rows, |entry| at(entry.at)))
 }
 
-fn bind_answers<'q>(
-    query: Arguments<'q>,
-    rows: &[(&AnswerKey, &Answer)],
-) -> Result<Arguments<'q>> {
+fn bind_answers<'q>(query: Arguments<'q>, rows: &[(&AnswerKey, &Answer)]) -> Result<Arguments<'q>> {
     let kept: Vec<Kept> = rows
         .iter()
         .map(|(_, row)| Kept::of(&row.answer).map_err(|error| sqlx::Error::Encode(error.into())))

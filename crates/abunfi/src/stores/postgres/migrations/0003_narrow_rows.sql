@@ -75,3 +75,12 @@ CREATE TRIGGER accounts_keep_identity BEFORE DELETE OR UPDATE OF user_id, asset 
     FOR EACH ROW EXECUTE FUNCTION abunfi_refuse_identity_change();
 CREATE TRIGGER accounts_no_truncate BEFORE TRUNCATE ON accounts
     FOR EACH STATEMENT EXECUTE FUNCTION abunfi_refuse_change();
+
+-- Only what an index is for: with the rest of the primary key in it too, a plan that is made while the table is
+-- empty takes it for a way to one row, and then reads all rows of a user for as long as the plan is used.
+DROP INDEX transactions_created_idx;
+CREATE INDEX transactions_created_idx ON transactions (user_id, created_at DESC);
+DROP INDEX audit_transaction_idx;
+CREATE INDEX audit_transaction_idx ON audit (user_id, transaction_id) WHERE transaction_id IS NOT NULL;
+DROP INDEX audit_at_idx;
+CREATE INDEX audit_at_idx ON audit (user_id, at DESC);
