@@ -330,6 +330,8 @@ impl RowLine {
             data_commitment: bytes(self.data_commitment),
             previous_hash: self.previous_hash.0,
             hash: self.hash.0,
+            // A mark to find a row by, which no hash covers: not exported.
+            trace_id: None,
         })
     }
 }

@@ -316,6 +316,7 @@ fn the_worked_example_of_the_document_is_what_the_code_does() {
             session_id: None,
         },
         request_id: "request-1".to_owned(),
+        trace_id: None,
         at: Timestamp::from_micros(1_772_323_200_000_000),
         private: vec![Private {
             field: PrivateField::Reason,
