@@ -167,7 +167,7 @@ const HEADS: &str = "
     UNION ALL
     SELECT h.user_id, h.chain, h.seq, h.hash, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0
     FROM page JOIN chain_heads AS h ON h.user_id = page.user_id
-    ORDER BY user_id, chain";
+    ORDER BY 1, 2";
 
 fn head(row: &SqliteRow) -> Result<ExportHead, sqlx::Error> {
     let is_account = row.flag("is_account")?;
