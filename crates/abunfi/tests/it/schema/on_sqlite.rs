@@ -31,6 +31,19 @@ async fn every_table_is_strict(stores: &Relational) {
     );
 }
 
+/// All migrations of a backend.
+fn migrations(backend: &str) -> String {
+    let folder = format!(
+        "{}/src/stores/{backend}/migrations",
+        env!("CARGO_MANIFEST_DIR")
+    );
+    let files = std::fs::read_dir(folder).expect("the folder of the migrations");
+    files
+        .map(|file| std::fs::read_to_string(file.expect("a file").path()).expect("a text"))
+        .collect::<Vec<_>>()
+        .join("\n")
+}
+
 /// The tables and columns of a schema, as its migrations name them.
 fn columns_of(migrations: &str) -> BTreeSet<String> {
     let mut columns = BTreeSet::new();
@@ -38,6 +51,12 @@ fn columns_of(migrations: &str) -> BTreeSet<String> {
     for line in migrations.lines() {
         if let Some(rest) = line.strip_prefix("CREATE TABLE ") {
             table = rest.split([' ', '(']).next();
+        } else if let Some((table, column)) = line
+            .strip_prefix("ALTER TABLE ")
+            .and_then(|rest| rest.split_once(" ADD COLUMN "))
+        {
+            let column = column.split(' ').next().unwrap_or_default();
+            columns.insert(format!("{table}.{column}"));
         } else if line.starts_with(')') {
             table = None;
         } else if let (Some(table), Some(column)) = (table, line.strip_prefix("    ")) {
@@ -63,12 +82,8 @@ fn declared(column: &&String) -> bool {
 }
 
 async fn both_schemas_have_the_same_tables_and_columns(stores: &Relational) {
-    let postgres = columns_of(include_str!(
-        "../../../src/stores/postgres/migrations/0001_init.sql"
-    ));
-    let sqlite = columns_of(include_str!(
-        "../../../src/stores/sqlite/migrations/0001_init.sql"
-    ));
+    let postgres = columns_of(&migrations("postgres"));
+    let sqlite = columns_of(&migrations("sqlite"));
     let there: BTreeSet<String> = stores
         .raw
         .texts(
