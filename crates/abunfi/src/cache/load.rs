@@ -350,6 +350,9 @@ impl<E: Send> Load<E> {
     }
 }
 
+/// A load in the background: what it gave to L1, and to its caller.
+type Running<T, E> = JoinHandle<Result<(Arc<Entry>, Cached<Arc<T>>), E>>;
+
 impl<E: Send + 'static> Load<E> {
     /// Like [`run`](Self::run), but what is only past its time is served at once while it is loaded again
     /// in the background; what is long past it, if the authority takes long.
@@ -443,7 +446,7 @@ impl<E: Send + 'static> Load<E> {
         entry: Arc<Entry>,
         older: Older<T>,
         note: &Note,
-        mut task: JoinHandle<Result<(Arc<Entry>, Cached<Arc<T>>), E>>,
+        mut task: Running<T, E>,
     ) -> Result<Cached<Arc<T>>, E> {
         let soft_timeout = Duration::from_millis(self.inner.config.soft_timeout_ms);
         let ended = match tokio::time::timeout(soft_timeout, &mut task).await {

@@ -340,7 +340,9 @@ pub(crate) async fn of_many_who_make_a_key_at_once_one_does(stores: &Records) {
                     assert!(is_new);
                     1
                 }
-                Err(Error::VersionMismatch { current: Some(1) }) => 0,
+                Err(Error::VersionMismatch {
+                    current: Some(FIRST),
+                }) => 0,
                 Err(other) => panic!("{other:?}"),
             }
         })

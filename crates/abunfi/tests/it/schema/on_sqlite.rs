@@ -38,6 +38,12 @@ fn columns_of(migrations: &str) -> BTreeSet<String> {
     for line in migrations.lines() {
         if let Some(rest) = line.strip_prefix("CREATE TABLE ") {
             table = rest.split([' ', '(']).next();
+        } else if let Some((table, column)) = line
+            .strip_prefix("ALTER TABLE ")
+            .and_then(|rest| rest.split_once(" ADD COLUMN "))
+        {
+            let column = column.split(' ').next().unwrap_or_default();
+            columns.insert(format!("{table}.{column}"));
         } else if line.starts_with(')') {
             table = None;
         } else if let (Some(table), Some(column)) = (table, line.strip_prefix("    ")) {
