@@ -45,6 +45,8 @@ use lane::Lane;
 pub struct Postgres {
     /// For what a request waits for.
     requests: Lane,
+    /// The same connections, for postings.
+    postings: Lane,
     /// For the relay and the sweeps, so that background work cannot starve requests.
     background: Lane,
     breaker: Arc<Breaker>,
@@ -67,8 +69,10 @@ impl Postgres {
         open::prepare(&target, config, options).await?;
         let breaker = Arc::new(Breaker::new(StoreKind::Relational));
         let lane = |connections| target.lane(&breaker, config, connections);
+        let requests = lane(config.max_connections);
         Ok(Self {
-            requests: lane(config.max_connections),
+            postings: requests.by_keys(),
+            requests,
             background: lane(config.background_connections),
             breaker,
             options,
