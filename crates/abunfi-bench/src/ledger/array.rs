@@ -46,7 +46,7 @@ async fn write(url: &str, connection: usize, users: u64, end: Instant) -> Result
     // As the service has it: by their keys, whatever the tables held when the plans were made.
     sqlx::raw_sql(
         "SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off; SET enable_hashjoin = off;
-         SET enable_mergejoin = off",
+         SET enable_mergejoin = off; SET jit = off",
     )
     .execute(&mut conn)
     .await?;

@@ -643,6 +643,9 @@ fn checked(
 /// The same value with its keys in canonical order, so that an answer that is rebuilt from what is stored
 /// has the same bytes.
 fn canonical_order(metadata: &serde_json::Value) -> serde_json::Value {
+    if metadata.as_object().is_some_and(serde_json::Map::is_empty) {
+        return metadata.clone();
+    }
     parse_json(canonical_json(metadata).as_bytes(), usize::MAX)
         .ok()
         .and_then(|parsed| parsed.into_value().ok())

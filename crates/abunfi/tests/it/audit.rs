@@ -173,6 +173,25 @@ async fn the_database_itself_refuses_a_transaction_without_an_account(stores: &R
     refused(stores, "DELETE FROM accounts").await;
     refused(stores, "DELETE FROM users").await;
     refused(stores, "UPDATE transactions SET asset = 'NOSUCH'").await;
+    refused(stores, "DELETE FROM transactions").await;
+    let copy = "INSERT INTO transactions (user_id, transaction_id, type, status, asset, amount, created_at, confirmed_at)
+         SELECT user_id, user_id, type, status, 'NOSUCH', amount, created_at, confirmed_at FROM transactions";
+    let constraint = refused(stores, copy).await;
+    if stores.backend == Backend::Postgres {
+        assert!(
+            constraint.contains("transactions_account_fkey"),
+            "{constraint}"
+        );
+    }
+    let copy = "INSERT INTO entries (user_id, transaction_id, account, asset, amount, at)
+         SELECT user_id, user_id, account, asset, amount, at FROM entries";
+    let constraint = refused(stores, copy).await;
+    if stores.backend == Backend::Postgres {
+        assert!(
+            constraint.contains("entries_transaction_fkey"),
+            "{constraint}"
+        );
+    }
     refused(stores, "UPDATE transactions SET status = 'done'").await;
     refused(stores, "UPDATE transactions SET amount = 0").await;
     stores.check_books().await;

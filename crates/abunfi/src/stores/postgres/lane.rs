@@ -53,12 +53,12 @@ const FIRST_PAUSE_MICROS: u64 = 4_000;
 /// How long a rollback may take before the connection is closed instead, which has the same effect.
 const ROLLBACK_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// What a unit runs finds rows by their keys, for arrays of any length. A plan for any length is made once for
-/// each connection: making one for each call, as the server would for short arrays, takes longer than running
-/// it. And it must be by the keys even where it was made while a table was empty, or it would read all of the
-/// table for as long as it is used.
-const BY_KEY: &str = "SET LOCAL plan_cache_mode = force_generic_plan; SET LOCAL enable_seqscan = off; \
-    SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off";
+/// For units whose statements all find rows by their keys, for arrays of any length. A plan for any length is
+/// made once for each connection: making one for each call, as the server would for short arrays, takes longer
+/// than running it. And it must be by the keys even where it was made while a table was empty, or it would
+/// read all of the table for as long as it is used. Compiling it to machine code would take a second.
+const BY_KEYS: &str = "SET LOCAL plan_cache_mode = force_generic_plan; SET LOCAL enable_seqscan = off; \
+    SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off; SET LOCAL jit = off";
 
 /// Connections for one sort of work, and how they are used. Cheap to clone.
 #[derive(Clone)]
@@ -91,7 +91,7 @@ impl Lane {
             deadline_ms.div_ceil(2),
             deadline_ms.saturating_mul(2),
         );
-        let begin = format!("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; {bounds}; {BY_KEY}");
+        let begin = format!("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; {bounds}");
         let begin_snapshot = format!("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; {bounds}");
         let begin_read = format!("BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY; {bounds}");
         Self {
@@ -102,6 +102,15 @@ impl Lane {
             begin: AssertSqlSafe(begin).into_sql_str(),
             begin_snapshot: AssertSqlSafe(begin_snapshot).into_sql_str(),
             begin_read: transactional_reads.then(|| AssertSqlSafe(begin_read).into_sql_str()),
+        }
+    }
+
+    /// The same connections for units whose statements all find rows by their keys.
+    pub(super) fn by_keys(&self) -> Self {
+        let begin = format!("{}; {BY_KEYS}", self.begin.as_str());
+        Self {
+            begin: AssertSqlSafe(begin).into_sql_str(),
+            ..self.clone()
         }
     }
 

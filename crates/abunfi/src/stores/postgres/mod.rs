@@ -55,6 +55,8 @@ const SNAPSHOT_CONNECTIONS: u32 = 16;
 pub struct Postgres {
     /// For what a request waits for.
     requests: Lane,
+    /// The same connections, for postings.
+    postings: Lane,
     /// For the relay and the sweeps, so that background work cannot starve requests.
     background: Lane,
     /// For reading much in short snapshots, as the verifier does.
@@ -85,9 +87,11 @@ impl Postgres {
             deadline_ms: config.deadline_ms.max(TRAIL_DEADLINE_MS),
             ..config.clone()
         };
+        let requests = lane(config.max_connections);
         Ok(Self {
             trail: target.lane(&breaker, &patient, TRAIL_CONNECTIONS),
-            requests: lane(config.max_connections),
+            postings: requests.by_keys(),
+            requests,
             background: lane(config.background_connections),
             snapshots: target.lane(&breaker, &patient, SNAPSHOT_CONNECTIONS),
             breaker,

@@ -4,8 +4,11 @@ use std::time::Duration;
 
 use abunfi::context::Principal;
 use abunfi::ids::UserId;
-use abunfi::ledger::{BatchClaim, BatchKey, Command, Error, Refusal, Settlement};
-use abunfi::money::Amount;
+use abunfi::ledger::{
+    BatchClaim, BatchKey, Command, Error, Refusal, Settlement, TransactionStatus,
+};
+use abunfi::money::{Amount, Decimal18};
+use serde_json::json;
 
 use crate::support::make::{
     Shape as _, at, deposit, idempotency, next_time, settle, submit, transaction_of, units,
@@ -22,6 +25,7 @@ on_every_backend!(
     an_unknown_user_is_never_stored,
     one_key_belongs_to_one_user_principal_and_scope,
     settling_and_submitting_replay_as_well,
+    an_answer_that_is_put_together_again_has_the_same_bytes,
     keys_are_compared_byte_for_byte,
     old_keys_are_purged_a_few_at_a_time,
 );
@@ -257,6 +261,49 @@ async fn settling_and_submitting_replay_as_well(stores: &Relational) {
     assert!(again.replayed);
     assert_eq!(again.answer, confirmed.answer);
     assert_eq!(stores.balance(user).await, (units(6), Amount::ZERO));
+    stores.check_books().await;
+}
+
+async fn an_answer_that_is_put_together_again_has_the_same_bytes(stores: &Relational) {
+    let user = stores.user_with("An", 10).await.id;
+    let full = |pending: bool, n: u64| {
+        withdraw(user, 1).with(|transaction| {
+            if pending {
+                transaction.status = TransactionStatus::Pending;
+            }
+            transaction.client_reference = Some(format!("reference \"{n}\" ñ"));
+            transaction.tx_hash = Some(format!("0x{n}"));
+            transaction.block_number = Some(0);
+            transaction.gas_used = Some(i64::MAX);
+            transaction.gas_fee = Decimal18::parse("0.000000000000000001").ok();
+            transaction.confirmations = 3;
+            transaction.exchange_rate = Decimal18::parse("25000").ok();
+            transaction.amount_vnd = Some(units(25_000));
+            transaction.metadata = json!({"a": [1.5, 1e300, -0.0, null], "b": {"": "\u{7f}"}});
+        })
+    };
+    let hold = full(true, 2).key("hold", 1);
+    let id = transaction_of(&hold).id;
+    let confirm = settle(user, id, Settlement::Confirm)
+        .saying(|details| details.reason = Some("paid".to_owned()))
+        .key("confirm", 1);
+    let refused = withdraw(user, 1_000).key("refused", 1);
+    let mut first = Vec::new();
+    for command in [full(false, 1).key("at once", 1), hold, confirm, refused] {
+        first.push((command.clone(), stores.post(command).await.unwrap()));
+    }
+    stores.posted(deposit(user, 5)).await;
+    // What is finished is not kept a second time; what may change, and what was refused, is.
+    let kept = "SELECT count(*) FROM idempotency_keys WHERE answer IS NOT NULL";
+    assert_eq!(stores.raw.number(kept).await, 2);
+    for (command, outcome) in first {
+        let again = stores.post(command).await.unwrap();
+        assert!(again.replayed);
+        assert_eq!(
+            serde_json::to_string(&again.answer).unwrap(),
+            serde_json::to_string(&outcome.answer).unwrap()
+        );
+    }
     stores.check_books().await;
 }
 

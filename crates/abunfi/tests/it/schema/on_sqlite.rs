@@ -36,7 +36,18 @@ fn columns_of(migrations: &str) -> BTreeSet<String> {
     let mut columns = BTreeSet::new();
     let mut table = None;
     for line in migrations.lines() {
-        if let Some(rest) = line.strip_prefix("CREATE TABLE ") {
+        let words: Vec<&str> = line.trim_end_matches(';').split(' ').collect();
+        if let ["DROP", "TABLE", dropped] = words.as_slice() {
+            columns.retain(|column: &String| !column.starts_with(&format!("{dropped}.")));
+        } else if let ["ALTER", "TABLE", from, "RENAME", "TO", to] = words.as_slice() {
+            columns = columns
+                .into_iter()
+                .map(|column| match column.strip_prefix(&format!("{from}.")) {
+                    Some(name) => format!("{to}.{name}"),
+                    None => column,
+                })
+                .collect();
+        } else if let Some(rest) = line.strip_prefix("CREATE TABLE ") {
             table = rest.split([' ', '(']).next();
         } else if let Some((table, column)) = line
             .strip_prefix("ALTER TABLE ")
@@ -63,7 +74,15 @@ fn columns_of(migrations: &str) -> BTreeSet<String> {
 /// file of their own, and PostgreSQL a queryable copy of a document and who wrote a row of the trail.
 fn declared(column: &&String) -> bool {
     let own_file = ["logs.", "dev_data."];
-    let own_column = ["documents.doc", "audit.written_by"];
+    let own_column = [
+        "documents.doc",
+        "audit.written_by",
+        // PostgreSQL keeps the hash of the three.
+        "idempotency_keys.key_hash",
+        "idempotency_keys.principal",
+        "idempotency_keys.scope",
+        "idempotency_keys.key",
+    ];
     !own_file.iter().any(|table| column.starts_with(table))
         && !own_column.contains(&column.as_str())
 }

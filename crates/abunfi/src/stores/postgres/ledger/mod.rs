@@ -68,7 +68,7 @@ pub(super) async fn post_in(
 #[async_trait]
 impl Store for Postgres {
     async fn post(&self, commands: &[Command]) -> Result<Vec<Result<Outcome, Error>>, StoreError> {
-        self.requests
+        self.postings
             .write(|conn| {
                 scoped(async move {
                     let outcomes = post_in(conn, commands).await.map_err(race)?;
@@ -80,7 +80,7 @@ impl Store for Postgres {
     }
 
     async fn post_atomic(&self, batch: &AtomicBatch) -> Result<BatchOutcome, Error> {
-        self.requests
+        self.postings
             .write(|conn| {
                 scoped(async move {
                     let mut books = load::load(conn, &batch.commands).await?;
