@@ -10,6 +10,10 @@ use crate::error::StoreError;
 use crate::ids::UserId;
 
 /// What became of an attempt to make a checkpoint.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "one every few minutes, never moved in bulk"
+)]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Attempt {
     /// It is durable. `chains`: how many it found changed; `more`: others are left for the next one, at once.

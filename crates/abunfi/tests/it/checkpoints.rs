@@ -557,12 +557,9 @@ async fn a_row_that_commits_during_a_long_look_is_not_lost(stores: &Relational) 
         panic!("the look was over at once");
     };
     open.commit().await.unwrap();
-    loop {
-        match attempt(stores, 3).await {
-            Attempt::Made { more: true, .. } | Attempt::Nothing { more: true } => {}
-            _ => break,
-        }
-    }
+    while let Attempt::Made { more: true, .. } | Attempt::Nothing { more: true } =
+        attempt(stores, 3).await
+    {}
     attempt(stores, MANY).await;
     check_everything_is_covered(stores).await;
     replay(stores).await;

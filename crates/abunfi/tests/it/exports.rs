@@ -221,6 +221,7 @@ fn joined(mut lines: Vec<Value>) -> String {
     lines.iter().map(|line| format!("{line}\n")).collect()
 }
 
+type ProofEdit = (&'static str, fn(&mut Value));
 type Edit = (&'static str, fn(&mut Vec<Value>));
 
 /// The last line of that type, for which the rest holds.
@@ -481,7 +482,7 @@ async fn a_proof_agrees_with_itself_and_every_edit_is_seen(stores: &Relational) 
     }
     let proof = audit.prove(users[2]).await.unwrap();
     let whole = serde_json::to_value(&proof).unwrap();
-    let edits: [(&str, fn(&mut Value)); 8] = [
+    let edits: [ProofEdit; 8] = [
         ("a row", |p| {
             more(&mut p["chains"][1]["rows"][0]["amount_micros"])
         }),
