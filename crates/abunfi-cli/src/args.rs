@@ -129,6 +129,17 @@ Example:
     )]
     Keys(Keys),
 
+    /// Checkpoints, exports and proofs of the audit trail; check them without a database
+    #[command(
+        subcommand,
+        after_help = "\
+Example:
+  abunfi audit export --out books.jsonl && abunfi audit check books.jsonl
+
+The format is in docs/audit-format.md, for whoever wants to check with a program of their own."
+    )]
+    Audit(Audit),
+
     /// Show figures of the stores and of the platform
     #[command(after_help = "\
 Example:
@@ -201,5 +212,91 @@ Example:
     Revoke {
         /// The key's id, as `abunfi keys list` shows it
         id: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Audit {
+    /// Make a key that signs checkpoints; nothing is stored
+    #[command(after_help = "\
+Example:
+  AUDIT_SIGNING_KEY=$(abunfi audit keygen) abunfi serve
+
+The key is alone on standard output. Give the public key, on standard error, to those who check.")]
+    Keygen,
+
+    /// Make a checkpoint now, if there is anything new
+    #[command(after_help = "\
+Example:
+  abunfi audit checkpoint --json
+
+The service makes them by itself, every AUDIT_CHECKPOINT_MINUTES.")]
+    Checkpoint,
+
+    /// Write the newest checkpoint, to be published where nobody can take it back
+    #[command(after_help = "\
+Example:
+  abunfi audit anchor --out anchor.json")]
+    Anchor {
+        /// Where to write; else standard output
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
+    },
+
+    /// Write all that an outsider needs to recompute the books, as JSON lines
+    #[command(after_help = "\
+Example:
+  abunfi audit export --out books.jsonl
+
+Streams in bounded memory, beside a running service. Nothing personal is in it. With --since it holds the
+checkpoints and the rows of the trail that came after that checkpoint.")]
+    Export {
+        /// Where to write; else standard output
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
+
+        /// Only what came after this checkpoint
+        #[arg(long, value_name = "CHECKPOINT", default_value_t = 0)]
+        since: i64,
+    },
+
+    /// Write a user's chains with the proof that the newest checkpoint covers them
+    #[command(after_help = "\
+Example:
+  abunfi audit prove 019a0000-0000-7000-8000-000000000000 --out proof.json")]
+    Prove {
+        /// The user's id
+        user: String,
+
+        /// Where to write; else standard output
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
+    },
+
+    /// Check an export, a proof or an anchor; needs no database and no configuration
+    #[command(after_help = "\
+Example:
+  abunfi audit check books.jsonl --public-key 3b6a27bcceb6a42d62a3a8d02a6f0d73653215771de243a63ac048a18b59da29
+
+Exits with 1 if anything disagrees.")]
+    Check {
+        /// What `export`, `prove` or `anchor` wrote; - reads standard input
+        file: PathBuf,
+
+        /// Every checkpoint must be signed by this key; may be given more than once
+        #[arg(long = "public-key", value_name = "HEX")]
+        public_keys: Vec<String>,
+    },
+
+    /// Erase what is personal in a user's trail; it verifies as before
+    #[command(after_help = "\
+Example:
+  abunfi audit erase 019a0000-0000-7000-8000-000000000000
+
+Reasons and KYC data of the trail go, with the salts of their commitments, and a row `erase` is added to the
+user's chain. What the user record itself holds is not touched.")]
+    Erase {
+        /// The user's id
+        user: String,
     },
 }

@@ -30,6 +30,11 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
     if let Command::Openapi = cli.command {
         return commands::openapi::run();
     }
+    if let Command::Audit(audit) = &cli.command
+        && let Some(done) = commands::audit::run_offline(audit, cli.json)
+    {
+        return done;
+    }
     let loaded = setup::load(&cli.settings)?;
     if let Command::Config = cli.command {
         return commands::config::run(&loaded, cli.json);
@@ -47,6 +52,7 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
             }
             Command::Migrate => commands::migrate::run(loaded, cli.json).await,
             Command::Keys(keys) => commands::keys::run(loaded, keys, cli.json).await,
+            Command::Audit(audit) => commands::audit::run(loaded, audit, cli.json).await,
             Command::Stats => commands::stats::run(loaded, cli.json).await,
             Command::Config | Command::Openapi => Ok(ExitCode::SUCCESS),
         }

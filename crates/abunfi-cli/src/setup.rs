@@ -35,5 +35,8 @@ pub(crate) async fn open_for_command(loaded: Loaded) -> anyhow::Result<DatabaseS
         _ => loaded.config.log_level,
     };
     logging::start(level, loaded.config.log_format);
-    Ok(Box::pin(DatabaseService::open(loaded.config)).await?)
+    let mut config = loaded.config;
+    // Only the service makes checkpoints by itself.
+    config.audit.checkpoint_minutes = 0;
+    Ok(Box::pin(DatabaseService::open(config)).await?)
 }

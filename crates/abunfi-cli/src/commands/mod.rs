@@ -1,6 +1,7 @@
 //! One file for each command.
 
 pub(crate) mod accounts;
+pub(crate) mod audit;
 pub(crate) mod check;
 pub(crate) mod config;
 pub(crate) mod keys;

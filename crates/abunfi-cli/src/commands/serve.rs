@@ -101,6 +101,7 @@ fn announce(
         };
         let banner = json!({
             "version": env!("CARGO_PKG_VERSION"), "url": url, "key_file": key_file,
+            "audit_public_key": platform.audit().public_key().map(hex::encode),
             "backends": {"relational": backends.relational, "documents": backends.documents,
                          "key_value": backends.key_value},
         });
@@ -131,6 +132,7 @@ fn banner(platform: &DatabaseService, url: &str, access: &Access, show_token: bo
         ("documents", documents(&backends).to_owned()),
         ("key-value", key_value(&backends).to_owned()),
         ("key", key(access)),
+        ("checkpoints", checkpoints(platform)),
     ];
     if let (Access::Made { token, .. }, true) = (access, show_token) {
         rows.push(("", token.expose().to_owned()));
@@ -144,6 +146,16 @@ fn banner(platform: &DatabaseService, url: &str, access: &Access, show_token: bo
         env!("CARGO_PKG_VERSION"),
         output::columns(&rows)
     )
+}
+
+fn checkpoints(platform: &DatabaseService) -> String {
+    if platform.config().audit.checkpoint_minutes == 0 {
+        return "none are made: AUDIT_CHECKPOINT_MINUTES is 0".to_owned();
+    }
+    match platform.audit().public_key() {
+        Some(key) => format!("signed, public key {}", hex::encode(key)),
+        None => "not signed; abunfi audit keygen makes a key for AUDIT_SIGNING_KEY".to_owned(),
+    }
 }
 
 fn documents(backends: &Backends) -> &'static str {

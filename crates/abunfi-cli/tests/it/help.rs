@@ -5,7 +5,7 @@ use crate::support::Place;
 #[test]
 fn every_command_has_help_with_an_example() {
     let place = Place::new();
-    let commands: [&[&str]; 13] = [
+    let commands: [&[&str]; 21] = [
         &[],
         &["serve"],
         &["check"],
@@ -17,6 +17,14 @@ fn every_command_has_help_with_an_example() {
         &["keys", "create"],
         &["keys", "list"],
         &["keys", "revoke"],
+        &["audit"],
+        &["audit", "keygen"],
+        &["audit", "checkpoint"],
+        &["audit", "anchor"],
+        &["audit", "export"],
+        &["audit", "prove"],
+        &["audit", "check"],
+        &["audit", "erase"],
         &["stats"],
         &["openapi"],
     ];

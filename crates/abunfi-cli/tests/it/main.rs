@@ -7,6 +7,7 @@
     reason = "a test that cannot set its scene must stop, and say why"
 )]
 
+mod audit;
 mod check;
 mod config;
 mod docs;

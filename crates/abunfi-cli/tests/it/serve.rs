@@ -23,6 +23,13 @@ mod embedded {
             0o600
         );
         assert_eq!(service.banner["key_file"], "./data/admin.key");
+        let signing_key = place.data().join("audit.key");
+        let mode = fs::metadata(&signing_key).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        let public_key = service.banner["audit_public_key"].as_str().unwrap();
+        let signing_key = fs::read_to_string(&signing_key).unwrap();
+        assert_eq!((public_key.len(), signing_key.trim().len()), (64, 64));
+        assert_ne!(public_key, signing_key.trim());
         assert_eq!(
             service.banner["backends"],
             serde_json::json!({"relational": "sqlite", "documents": "sqlite", "key_value": "memory"})

@@ -62,6 +62,12 @@ pub fn kyc_change(
     }
 }
 
+/// What is personal in a user's trail was erased.
+#[must_use]
+pub fn erased(ctx: &Context, user: UserId, at: Timestamp) -> Draft {
+    empty(ctx, user, USER_CHAIN.to_owned(), "erase", at)
+}
+
 /// An asset was made or got another share price, which is the row's amount.
 #[must_use]
 pub fn share_price(ctx: &Context, asset: &Asset, to: Amount, at: Timestamp) -> Draft {

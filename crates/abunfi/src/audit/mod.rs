@@ -21,17 +21,26 @@ use crate::context::Actor;
 use crate::ids::{TransactionId, UserId};
 use crate::money::Amount;
 
+pub mod check;
 pub mod checkpoint;
 mod checkpoint_store;
 pub mod drafts;
+mod export;
+mod export_store;
+pub mod format;
 pub(crate) mod making;
 pub mod merkle;
+mod service;
 mod store;
 #[cfg(test)]
 mod tests;
 pub mod verify;
 
 pub use checkpoint_store::{Attempt, CheckpointStore, LeafState, StoredTile};
+pub use export_store::{
+    Balances, ExportHead, ExportStore, ExportedEntry, ExportedTransaction, UserRange,
+};
+pub use service::{Error, Exported, Progress, Service};
 pub use store::{HistoryCursor, Store};
 
 /// The subject of chains that belong to no user.
@@ -117,8 +126,8 @@ pub struct Draft {
     pub user_id: UserId,
     pub chain: String,
     pub transaction_id: Option<TransactionId>,
-    /// What was done: `post`, `confirm`, `fail`, `cancel`, `submit`, `expire`, `kyc`, `status`,
-    /// `share_price`, …
+    /// What was done: `post_deposit` (and so on, by the transaction's type), `confirm`, `fail`, `cancel`,
+    /// `submit`, `kyc`, `status`, `erase`, `share_price`, …
     pub action: &'static str,
     pub previous_status: Option<String>,
     pub new_status: Option<String>,

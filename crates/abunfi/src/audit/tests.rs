@@ -12,13 +12,16 @@ use proptest::prelude::*;
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
-use super::checkpoint::{Checkpoint, Covered, Fault, Signer};
+use super::checkpoint::{Checkpoint, Covered, Fault, Leaf, Signer, leaf_bytes};
 use super::merkle::{
     Above, Change, Tree, leaf_hash, node_hash, path, path_of_tiles, root, root_of_path,
     tiles_of_leaf,
 };
-use super::{GENESIS, Hash};
+use super::{AmountsAfter, Draft, GENESIS, Hash, Head, Private, PrivateField};
 use crate::clock::Timestamp;
+use crate::context::{Actor, ActorKind};
+use crate::ids::{TransactionId, UserId};
+use crate::money::Amount;
 
 /// RFC 6962, §2.1, word by word.
 fn mth(leaves: &[Hash]) -> Hash {
@@ -262,4 +265,93 @@ fn a_seed_is_read_as_hexadecimal_digits_and_as_base64() {
     for text in ["", "9d61", "not a key", &hex[..62]] {
         assert!(Signer::parse(text).is_none(), "{text}");
     }
+}
+
+/// The worked example of the document: its bytes, in the order in which they stand there.
+#[test]
+fn the_worked_example_of_the_document_is_what_the_code_does() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/audit-format.md");
+    let text = std::fs::read_to_string(path).unwrap();
+    let example = text.split_once("<!-- vector: start -->").unwrap().1;
+    let blocks: Vec<Vec<u8>> = example
+        .split("```text\n")
+        .skip(1)
+        .map(|block| {
+            let digits = block.split_once("```").unwrap().0.replace('\n', "");
+            hex::decode(digits).unwrap()
+        })
+        .collect();
+    let [
+        commitment,
+        row_bytes,
+        row_hash,
+        leaf_content,
+        leaf_hash_bytes,
+        signed,
+        hash,
+        public_key,
+        signature,
+    ] = <[Vec<u8>; 9]>::try_from(blocks).unwrap();
+
+    let id = |text: &str| text.parse::<Uuid>().unwrap();
+    let amount = |micros| Amount::from_micros(micros).unwrap();
+    let draft = Draft {
+        user_id: UserId(id("01890000-0000-7000-8000-000000000001")),
+        chain: "VND".to_owned(),
+        transaction_id: Some(TransactionId(id("01890000-0000-7000-8000-000000000002"))),
+        action: "post_deposit",
+        previous_status: None,
+        new_status: Some("confirmed".to_owned()),
+        amount: Some(amount(1_500_000)),
+        shares: Some(Amount::ZERO),
+        after: Some(AmountsAfter {
+            available: amount(1_500_000),
+            locked: Amount::ZERO,
+            shares: Amount::ZERO,
+            locked_shares: Amount::ZERO,
+        }),
+        actor: Actor {
+            kind: ActorKind::ServiceKey,
+            id: "admin".to_owned(),
+            session_id: None,
+        },
+        request_id: "request-1".to_owned(),
+        at: Timestamp::from_micros(1_772_323_200_000_000),
+        private: vec![Private {
+            field: PrivateField::Reason,
+            salt: std::array::from_fn(|index| u8::try_from(index).unwrap()),
+            value: "first deposit".to_owned(),
+        }],
+    };
+    let (row, _) = draft.seal(Head::EMPTY);
+    assert_eq!(row.reason_commitment.unwrap().to_vec(), commitment);
+    assert_eq!(row.hash.to_vec(), row_hash);
+    assert_eq!(Sha256::digest(row_bytes).to_vec(), row_hash);
+
+    let leaf = Leaf {
+        leaf: 0,
+        user_id: row.user_id,
+        chain: row.chain.clone(),
+    };
+    assert_eq!(leaf_bytes(row.user_id, "VND", row.head()), leaf_content);
+    assert_eq!(leaf.hash(row.head()).to_vec(), leaf_hash_bytes);
+
+    let seed = "9d61b19deffd5a60ba844af492ec2cc44449c5697b326919703bac031cae7f60";
+    let covered = Covered {
+        size: 1,
+        root: leaf.hash(row.head()),
+        rows: 1,
+    };
+    let checkpoint = Checkpoint::next(
+        None,
+        id("00000000-0000-4000-8000-00000000abcd"),
+        covered,
+        Timestamp::from_micros(1_772_323_260_000_000),
+        Some(&Signer::parse(seed).unwrap()),
+    );
+    assert_eq!(checkpoint.signed_bytes(), signed);
+    assert_eq!(checkpoint.hash.to_vec(), hash);
+    let seal = checkpoint.seal.unwrap();
+    assert_eq!(seal.public_key.to_vec(), public_key);
+    assert_eq!(seal.signature.to_vec(), signature);
 }

@@ -67,6 +67,7 @@ pub struct Config {
     /// How long applied images are kept, for a MongoDB restored from a backup.
     pub image_retention_days: u32,
     pub log_retention_days: u32,
+    pub audit: AuditConfig,
     pub http: HttpConfig,
     /// Start although the database may lose what it acknowledged (`fsync` or `synchronous_commit` off).
     pub allow_unsafe_durability: bool,
@@ -102,6 +103,7 @@ impl Default for Config {
             idempotency_retention_days: 7,
             image_retention_days: 7,
             log_retention_days: 30,
+            audit: AuditConfig::default(),
             http: HttpConfig::default(),
             allow_unsafe_durability: false,
             migrate_on_start: true,
@@ -214,6 +216,30 @@ impl Default for RedisConfig {
             key_prefix: "abunfi:".to_owned(),
             deadline_ms: 250,
             connect_timeout_ms: 1_000,
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AuditConfig {
+    /// The seed of the Ed25519 key that signs checkpoints: 32 bytes as hexadecimal digits or base64.
+    pub signing_key: Option<Secret>,
+    /// A file with it. Neither: embedded, `audit.key` in the data directory; else unsigned.
+    pub signing_key_file: Option<String>,
+    /// How far checkpoints are apart; 0: none are made.
+    pub checkpoint_minutes: u32,
+    /// One is made sooner when so many rows of the trail wait.
+    pub checkpoint_rows: u32,
+}
+
+impl Default for AuditConfig {
+    fn default() -> Self {
+        Self {
+            signing_key: None,
+            signing_key_file: None,
+            checkpoint_minutes: 10,
+            checkpoint_rows: 10_000,
         }
     }
 }

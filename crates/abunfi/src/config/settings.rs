@@ -9,6 +9,7 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 use super::{Config, LogFormat, Secret, mask};
+use crate::audit::checkpoint::Signer;
 use crate::documents::LogLevel;
 use crate::ledger::Asset;
 use crate::rate_limit::{Policy, WhenAway};
@@ -67,6 +68,8 @@ const MAX_SECONDS: u32 = 366 * 24 * 3_600;
 const MAX_CONNECTIONS: u32 = 10_000;
 /// Longest retention: a hundred years.
 const MAX_DAYS: u32 = 36_500;
+/// Longest time between two checkpoints: a week.
+const MAX_MINUTES: u32 = 7 * 24 * 60;
 /// Shorter keys could be guessed.
 const MIN_ADMIN_KEY_CHARS: usize = 32;
 
@@ -77,7 +80,7 @@ const LEVELS: &str = "`trace`, `debug`, `info`, `warn` or `error`";
 pub static SETTINGS: &[Setting] = &[
     main("host", "HOST", "Where the service listens: an address of this machine.", Kind::Address(|c| &mut c.host)),
     main("port", "PORT", "The port it listens on; 0 takes one that is free.", Kind::U16(|c| &mut c.port, 0..=u16::MAX)),
-    main("data_dir", "DATA_DIR", "Where it keeps its files: the embedded stores and `admin.key`.", Kind::Path(|c| &mut c.data_dir)),
+    main("data_dir", "DATA_DIR", "Where it keeps its files: the embedded stores, `admin.key` and `audit.key`.", Kind::Path(|c| &mut c.data_dir)),
     main("database_url", "DATABASE_URL", "The relational store: users, money, the audit trail. Unset: a SQLite file in the data directory.", Kind::Url(|c| &mut c.database_url, DATABASE_RULE)),
     main("mongodb_uri", "MONGODB_URI", "The document store. Unset: documents live in the relational store.", Kind::Url(|c| &mut c.mongodb_uri, MONGODB_RULE)),
     main("redis_url", "REDIS_URL", "The key-value store: cache, rate limits, temporary data. Unset: in the process.", Kind::Url(|c| &mut c.redis_url, REDIS_RULE)),
@@ -116,6 +119,10 @@ pub static SETTINGS: &[Setting] = &[
     more("idempotency_retention_days", "IDEMPOTENCY_RETENTION_DAYS", "How long idempotency keys are kept; the contract promises seven days.", Kind::U32(|c| &mut c.idempotency_retention_days, 7..=MAX_DAYS)),
     more("image_retention_days", "IMAGE_RETENTION_DAYS", "How long images of applied documents are kept, for a MongoDB restored from a backup: longer than its backups are apart.", Kind::U32(|c| &mut c.image_retention_days, 0..=MAX_DAYS)),
     more("log_retention_days", "LOG_RETENTION_DAYS", "How long lines of `/logs` are kept.", Kind::U32(|c| &mut c.log_retention_days, 1..=MAX_DAYS)),
+    main("audit.signing_key", "AUDIT_SIGNING_KEY", "The key that signs checkpoints of the audit trail; `abunfi audit keygen` makes one. Unset: `AUDIT_SIGNING_KEY_FILE`; embedded, `audit.key` in the data directory; else they are not signed.", Kind::Secret(|c| &mut c.audit.signing_key, SIGNING_KEY_RULE)),
+    more("audit.signing_key_file", "AUDIT_SIGNING_KEY_FILE", "A file that holds that key.", Kind::OptionalText(|c| &mut c.audit.signing_key_file, FILE_RULE)),
+    more("audit.checkpoint_minutes", "AUDIT_CHECKPOINT_MINUTES", "How far checkpoints of the audit trail are apart at most, while there is something new; 0: none are made.", Kind::U32(|c| &mut c.audit.checkpoint_minutes, 0..=MAX_MINUTES)),
+    more("audit.checkpoint_rows", "AUDIT_CHECKPOINT_ROWS", "A checkpoint is made sooner when so many rows of the trail wait.", Kind::U32(|c| &mut c.audit.checkpoint_rows, 1..=1_000_000)),
     more("http.max_concurrent_requests", "HTTP_MAX_CONCURRENT_REQUESTS", "Requests that run at once; beyond it 503 `overloaded`.", Kind::U32(|c| &mut c.http.max_concurrent_requests, 1..=1_000_000)),
     more("http.request_timeout_ms", "HTTP_REQUEST_TIMEOUT_MS", "How long a request may take; the contract says 30 seconds at most.", Kind::U64(|c| &mut c.http.request_timeout_ms, 1..=30_000)),
     more("http.shutdown_grace_ms", "HTTP_SHUTDOWN_GRACE_MS", "How long a shutdown waits for what runs.", Kind::U64(|c| &mut c.http.shutdown_grace_ms, 0..=MAX_MS)),
@@ -187,6 +194,14 @@ const ADMIN_KEY_RULE: Rule = Rule {
     holds: |text| {
         text.len() >= MIN_ADMIN_KEY_CHARS && text.bytes().all(|byte| byte.is_ascii_graphic())
     },
+};
+const SIGNING_KEY_RULE: Rule = Rule {
+    allowed: "32 bytes, as 64 hexadecimal digits or as base64",
+    holds: |text| Signer::parse(text).is_some(),
+};
+const FILE_RULE: Rule = Rule {
+    allowed: "a path",
+    holds: |text| !text.is_empty() && !text.contains('\0'),
 };
 const ASSET_RULE: Rule = Rule {
     allowed: "1 to 12 of `A-Z0-9`",

@@ -14,6 +14,8 @@ use crate::ids::random_bytes;
 const REVOCATIONS_EVERY: Duration = Duration::from_millis(500);
 /// How late a hold may expire.
 const EXPIRY_EVERY: Duration = Duration::from_secs(1);
+/// How often it is asked whether a checkpoint is due; and so, how much later than its time it may be.
+const CHECKPOINT_LOOK_EVERY: Duration = Duration::from_secs(10);
 /// How often what has run out is deleted. Reads hide it at once, so this only bounds the space.
 const SWEEP_EVERY: Duration = Duration::from_secs(30);
 
@@ -46,6 +48,7 @@ impl DatabaseService {
             inner.sessions.clone(),
             inner.documents.clone(),
         );
+        self.make_checkpoints();
         let retention =
             Duration::from_secs(u64::from(inner.config.idempotency_retention_days) * 24 * 3_600);
         self.every(SWEEP_EVERY, "sweep", move || {
@@ -57,6 +60,26 @@ impl DatabaseService {
                 documents.sweep().await?;
                 Ok(())
             }
+        });
+    }
+
+    /// Checkpoints of the audit trail, unless they are switched off.
+    fn make_checkpoints(&self) {
+        let config = &self.inner.config.audit;
+        if config.checkpoint_minutes == 0 {
+            return;
+        }
+        let interval = Duration::from_secs(u64::from(config.checkpoint_minutes) * 60);
+        let (audit, rows) = (self.inner.audit.clone(), config.checkpoint_rows);
+        if audit.public_key().is_none() {
+            tracing::warn!(
+                "checkpoints of the audit trail are not signed; `abunfi audit keygen` makes a key for \
+                 AUDIT_SIGNING_KEY"
+            );
+        }
+        self.every(CHECKPOINT_LOOK_EVERY, "checkpoints", move || {
+            let audit = audit.clone();
+            async move { audit.checkpoint_if_due(interval, rows).await }
         });
     }
 

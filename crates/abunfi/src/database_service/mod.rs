@@ -26,6 +26,7 @@ use crate::{
 
 mod background;
 mod relational;
+mod signing_key;
 
 use relational::{Relational, Server};
 
@@ -41,6 +42,7 @@ struct Inner {
     backends: Backends,
     users: users::Service,
     ledger: ledger::Service,
+    audit: audit::Service,
     documents: documents::Service,
     cache: cache::Cache,
     sessions: sessions::Service,
@@ -119,6 +121,7 @@ impl DatabaseService {
                 variable: "DEFAULT_ASSET",
                 reason: "1 to 12 of A-Z and 0-9".to_owned(),
             })?;
+        let signer = signing_key::of(&config)?;
         let relational = Relational::open(&config).await?;
         let memory = Memory::new(Arc::clone(&clock));
         let key_value = match &config.redis_url {
@@ -182,6 +185,13 @@ impl DatabaseService {
             default_asset.clone(),
             relational.shards,
         );
+        let audit = audit::Service::new(
+            Arc::clone(&relational.audit),
+            Arc::clone(&relational.checkpoints),
+            Arc::clone(&relational.exports),
+            Arc::clone(&clock),
+            signer,
+        );
         open_default_asset(&ledger, &default_asset).await?;
         let documents_probe: Arc<dyn Probe> = match &mongodb {
             Some(mongodb) => mongodb.clone(),
@@ -206,6 +216,7 @@ impl DatabaseService {
                 backends,
                 users,
                 ledger,
+                audit,
                 documents,
                 sessions: sessions::Service::new(
                     Arc::clone(&relational.sessions),
@@ -290,6 +301,12 @@ impl DatabaseService {
     pub fn verifier(&self) -> audit::verify::Verifier {
         let inner = &self.inner;
         audit::verify::Verifier::new(Arc::clone(&inner.verify), Arc::clone(&inner.checkpoints))
+    }
+
+    /// Checkpoints, exports, proofs and erasure.
+    #[must_use]
+    pub fn audit(&self) -> &audit::Service {
+        &self.inner.audit
     }
 
     #[must_use]

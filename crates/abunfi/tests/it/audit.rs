@@ -315,7 +315,7 @@ async fn a_history_is_listed_newest_first(stores: &Relational) {
     for row in &rows {
         assert_eq!(row.entry.hash, row.entry.computed_hash());
         let reason = match row.entry.action.as_str() {
-            "post" => None,
+            "post_deposit" | "post_withdraw" => None,
             "cancel" => Some(format!(
                 "reason {}",
                 row.entry.at.since(at(10_000)).as_secs()

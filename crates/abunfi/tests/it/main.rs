@@ -19,6 +19,7 @@ mod cache;
 mod checkpoints;
 mod documents_content;
 mod documents_heads;
+mod exports;
 mod keys;
 mod ledger;
 mod outbox;

@@ -414,12 +414,13 @@ impl Books {
         self.effects
             .inserted
             .insert((command.user_id, transaction.id));
+        let transaction_kind = transaction.kind;
         Ok(self.enter(
             command,
             account,
             transaction,
             Change {
-                action: "post",
+                action: posting_action(transaction_kind),
                 from: None,
                 at,
                 reason: None,
@@ -633,6 +634,17 @@ struct Change<'a> {
     from: Option<TransactionStatus>,
     at: Timestamp,
     reason: Option<&'a str>,
+}
+
+/// What the first audit row of a transaction says was done. The type is in it, and so in the hash: it decides
+/// from which system account the money came.
+const fn posting_action(kind: TransactionType) -> &'static str {
+    match kind {
+        TransactionType::Deposit => "post_deposit",
+        TransactionType::Withdraw => "post_withdraw",
+        TransactionType::YieldHarvest => "post_yield_harvest",
+        TransactionType::ReferralBonus => "post_referral_bonus",
+    }
 }
 
 const fn stage_of(to: Settlement) -> Stage {

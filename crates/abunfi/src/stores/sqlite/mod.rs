@@ -27,6 +27,7 @@ mod columns;
 mod content;
 mod dev_data;
 mod error;
+mod export;
 mod heads;
 mod keys;
 mod lane;

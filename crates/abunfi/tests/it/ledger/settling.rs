@@ -350,7 +350,7 @@ async fn a_settlement_says_why_in_the_trail(stores: &Relational) {
                 Some("the bank said no")
             ),
             ("submit", Some("pending"), Some("pending"), None),
-            ("post", None, Some("pending"), None),
+            ("post_withdraw", None, Some("pending"), None),
         ]
     );
     assert!(rows.iter().all(|row| row.entry.amount == Some(amount("2"))));

@@ -26,6 +26,7 @@ pub(crate) struct Relational {
     pub(crate) audit: Arc<dyn audit::Store>,
     pub(crate) verify: Arc<dyn audit::verify::Store>,
     pub(crate) checkpoints: Arc<dyn audit::CheckpointStore>,
+    pub(crate) exports: Arc<dyn audit::ExportStore>,
     pub(crate) heads: Arc<dyn documents::HeadStore>,
     pub(crate) dev_data: Arc<dyn documents::DevDataStore>,
     pub(crate) logs: Arc<dyn documents::LogStore>,
@@ -45,6 +46,7 @@ impl Relational {
             + audit::Store
             + audit::verify::Store
             + audit::CheckpointStore
+            + audit::ExportStore
             + documents::HeadStore
             + documents::DevDataStore
             + documents::LogStore
@@ -61,6 +63,7 @@ impl Relational {
             audit: store.clone(),
             verify: store.clone(),
             checkpoints: store.clone(),
+            exports: store.clone(),
             heads: store.clone(),
             dev_data: store.clone(),
             logs: store.clone(),

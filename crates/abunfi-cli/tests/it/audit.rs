@@ -1,0 +1,181 @@
+//! Checkpoints, exports and proofs on the command line.
+
+use std::fs;
+
+use crate::support::{Place, Ran};
+
+fn said(ran: &Ran, code: i32, what: &str) {
+    assert_eq!(ran.code, code, "{ran:?}");
+    assert!(
+        ran.out.contains(what) || ran.err.contains(what),
+        "{what}: {ran:?}"
+    );
+}
+
+/// Two rows of the trail, in the chain `system`.
+fn with_some_rows(place: &Place) {
+    for owner in ["payments", "reports"] {
+        assert_eq!(place.run(&["keys", "create", owner]).code, 0);
+    }
+}
+
+#[test]
+fn a_key_is_alone_on_standard_output_and_needs_no_configuration() {
+    let mut place = Place::new();
+    place.set("PORT", "no port");
+    let ran = place.run(&["audit", "keygen"]);
+    assert_eq!((ran.code, ran.out.trim().len()), (0, 64), "{ran:?}");
+    assert!(!ran.err.contains(ran.out.trim()), "{ran:?}");
+    let key = place.run(&["audit", "keygen", "--json"]).json();
+    assert_ne!(key["signing_key"].as_str().unwrap(), ran.out.trim());
+    assert_eq!(key["public_key"].as_str().unwrap().len(), 64);
+}
+
+mod embedded {
+    use super::*;
+
+    #[test]
+    fn a_checkpoint_an_export_and_an_anchor_are_checked_without_the_database() {
+        let place = Place::new();
+        said(
+            &place.run(&["audit", "anchor"]),
+            1,
+            "abunfi audit checkpoint",
+        );
+        with_some_rows(&place);
+        let made = place.run(&["audit", "checkpoint", "--json"]).json();
+        assert_eq!(
+            (&made["made"], &made["checkpoint"]["number"]),
+            (&true.into(), &1.into())
+        );
+        assert_eq!(made["checkpoint"]["covered_rows"], 2);
+        let public_key = made["checkpoint"]["public_key"].as_str().unwrap();
+        said(
+            &place.run(&["audit", "checkpoint"]),
+            0,
+            "Nothing is new since checkpoint 1",
+        );
+
+        said(
+            &place.run(&["audit", "export", "--out", "books.jsonl"]),
+            0,
+            "books.jsonl",
+        );
+        said(
+            &place.run(&["audit", "anchor", "--out", "anchor.json"]),
+            0,
+            "anchor.json",
+        );
+        let piped = place.run(&["audit", "export"]);
+        assert_eq!(
+            piped.out,
+            fs::read_to_string(place.path().join("books.jsonl")).unwrap()
+        );
+
+        // Elsewhere, and with a configuration that is not valid.
+        let mut elsewhere = Place::new();
+        elsewhere.set("PORT", "no port");
+        for file in ["books.jsonl", "anchor.json"] {
+            let path = place.path().join(file);
+            let path = path.to_str().unwrap();
+            let report = elsewhere
+                .run(&["audit", "check", path, "--public-key", public_key, "--json"])
+                .json();
+            assert_eq!(
+                (&report["clean"], &report["checkpoint"]),
+                (&true.into(), &1.into())
+            );
+            said(
+                &elsewhere.run(&["audit", "check", path]),
+                0,
+                "Everything agrees.",
+            );
+            let other = "00".repeat(32);
+            let ran = elsewhere.run(&["audit", "check", path, "--public-key", &other]);
+            said(&ran, 1, "not signed by a key that is trusted");
+        }
+        assert!(!elsewhere.data().exists(), "no platform was opened");
+
+        let edited = piped.out.replacen("key_create", "key_revoke", 1);
+        elsewhere.write("edited.jsonl", &edited);
+        said(
+            &elsewhere.run(&["audit", "check", "edited.jsonl"]),
+            1,
+            "row 1: the hash of its content is",
+        );
+        let report = elsewhere.run(&["audit", "check", "edited.jsonl", "--json"]);
+        assert_eq!(report.code, 1);
+        assert!(report.out.contains("\"clean\": false"), "{report:?}");
+    }
+
+    #[test]
+    fn what_cannot_be_is_refused() {
+        let place = Place::new();
+        with_some_rows(&place);
+        assert_eq!(place.run(&["audit", "checkpoint"]).code, 0);
+        place.write("notes.txt", "not a proof");
+        let nobody = "01890000-0000-7000-8000-000000000000";
+        for (arguments, code, what) in [
+            (&["audit", "prove", "An"][..], 2, "no user's id"),
+            (&["audit", "erase", "An"], 2, "no user's id"),
+            (&["audit", "prove", nobody], 1, "there is no user"),
+            (&["audit", "erase", nobody], 1, "there is no user"),
+            (
+                &["audit", "export", "--since", "7"],
+                2,
+                "there is no checkpoint 7",
+            ),
+            (&["audit", "check", "missing.json"], 1, "missing.json"),
+            (
+                &["audit", "check", "notes.txt"],
+                1,
+                "no export, proof or anchor",
+            ),
+            (
+                &["audit", "check", "notes.txt", "--public-key", "12"],
+                2,
+                "64 hexadecimal digits",
+            ),
+        ] {
+            said(&place.run(arguments), code, what);
+        }
+    }
+
+    #[test]
+    fn the_key_of_the_configuration_signs() {
+        let mut place = Place::new();
+        let key = place.run(&["audit", "keygen", "--json"]).json();
+        place.write("audit.seed", key["signing_key"].as_str().unwrap());
+        place.set("AUDIT_SIGNING_KEY_FILE", "audit.seed");
+        with_some_rows(&place);
+        let made = place.run(&["audit", "checkpoint", "--json"]).json();
+        assert_eq!(made["checkpoint"]["public_key"], key["public_key"]);
+        let config = place.run(&["config"]);
+        assert!(!config.out.contains(key["signing_key"].as_str().unwrap()));
+        place.set("AUDIT_SIGNING_KEY", "short");
+        said(&place.run(&["audit", "checkpoint"]), 2, "AUDIT_SIGNING_KEY");
+    }
+}
+
+mod servers {
+    use super::*;
+    use crate::stores::on_postgres;
+
+    #[tokio::test]
+    async fn without_a_key_the_start_says_that_checkpoints_are_not_signed() {
+        let name = abunfi_testkit::unique_name();
+        let mut place = on_postgres(&name).await;
+        place.set("ABUNFI_ADMIN_KEY", "k".repeat(40));
+        let service = place.serve();
+        assert_eq!(service.banner["audit_public_key"], serde_json::Value::Null);
+        let (code, log) = service.stop("TERM");
+        assert_eq!(code, 0, "{log}");
+        assert!(log.contains("abunfi audit keygen"), "{log}");
+        assert!(!place.data().join("audit.key").exists());
+        with_some_rows(&place);
+        let made = place.run(&["audit", "checkpoint", "--json"]).json();
+        assert_eq!(made["checkpoint"]["public_key"], serde_json::Value::Null);
+        let ran = place.run(&["audit", "checkpoint"]);
+        said(&ran, 0, "Nothing is new since checkpoint 1");
+    }
+}

@@ -1,0 +1,273 @@
+//! Checks exports, proofs and anchors, offline: no database, no configuration, nothing but the file and the
+//! public keys that are trusted. Pure but for reading the file.
+
+use std::io::{BufRead, Read};
+
+use serde::Serialize;
+
+use super::checkpoint::{Checkpoint, Leaf, PublicKey};
+use super::format::{ANCHOR, Anchor, Inclusion, Line, PROOF, Proof};
+use super::{Entry, GENESIS, Hash, Head, merkle};
+use crate::ids::UserId;
+
+mod batch;
+mod books;
+
+use books::Books;
+
+/// Findings that are kept; all are counted.
+const MAX_FINDINGS: usize = 100;
+/// A proof or an anchor is one person's; more is something else.
+const MAX_DOCUMENT_BYTES: u64 = 1 << 30;
+
+/// What a file turned out to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    Export,
+    Proof,
+    Anchor,
+}
+
+/// What became of a check.
+#[derive(Debug, Clone, Serialize)]
+pub struct Report {
+    pub kind: Kind,
+    pub ledger_id: uuid::Uuid,
+    /// Nothing disagrees.
+    pub clean: bool,
+    /// The newest checkpoint; 0: there is none.
+    pub checkpoint: i64,
+    /// Its hash, as hexadecimal digits.
+    pub checkpoint_hash: Option<String>,
+    /// Who signed it, as hexadecimal digits.
+    pub signed_by: Option<String>,
+    pub checkpoints: u64,
+    pub chains: u64,
+    /// Rows that were recomputed.
+    pub rows: u64,
+    /// How many of them came after the newest checkpoint: chained, and not anchored yet.
+    pub rows_not_covered: u64,
+    pub disagreements: u64,
+    /// The first of them, in the order of the file.
+    pub findings: Vec<String>,
+}
+
+/// Why a file cannot be checked at all.
+#[derive(Debug, thiserror::Error)]
+pub enum Unreadable {
+    #[error("reading: {0}")]
+    Read(#[from] std::io::Error),
+    #[error("line {line}: {reason}")]
+    Line { line: u64, reason: String },
+    #[error("this is no export, proof or anchor of Abunfi")]
+    Unknown,
+    #[error("the file is not whole: {0}")]
+    Cut(&'static str),
+}
+
+/// Checks what is in `file`. Unless `trusted` is empty, every checkpoint must be signed by one of these keys.
+/// `progress` is told how many rows of an export have been recomputed.
+///
+/// # Errors
+/// [`Unreadable`]. What disagrees is not an error but in the report.
+pub fn check(
+    file: &mut dyn BufRead,
+    trusted: &[PublicKey],
+    progress: &dyn super::Progress,
+) -> Result<Report, Unreadable> {
+    let mut first = String::new();
+    file.read_line(&mut first)?;
+    if let Ok(header @ Line::Header { .. }) = serde_json::from_str(&first) {
+        return Books::check(header, file, trusted, progress);
+    }
+    file.take(MAX_DOCUMENT_BYTES).read_to_string(&mut first)?;
+    let document: serde_json::Value =
+        serde_json::from_str(&first).map_err(|_no_json| Unreadable::Unknown)?;
+    let unreadable = |error: serde_json::Error| Unreadable::Line {
+        line: u64::try_from(error.line()).unwrap_or_default(),
+        reason: error.to_string(),
+    };
+    match document.get("format").and_then(serde_json::Value::as_str) {
+        Some(PROOF) => {
+            let proof: Proof = serde_json::from_value(document).map_err(unreadable)?;
+            Ok(check_proof(proof, trusted))
+        }
+        Some(ANCHOR) => {
+            let anchor: Anchor = serde_json::from_value(document).map_err(unreadable)?;
+            let mut report = Report::new(Kind::Anchor, anchor.ledger_id);
+            let checkpoint = anchor.checkpoint.into_checkpoint(anchor.ledger_id);
+            report.checkpoint(&checkpoint, trusted);
+            Ok(report.finish())
+        }
+        _ => Err(Unreadable::Unknown),
+    }
+}
+
+impl Report {
+    fn new(kind: Kind, ledger_id: uuid::Uuid) -> Self {
+        Self {
+            kind,
+            ledger_id,
+            clean: false,
+            checkpoint: 0,
+            checkpoint_hash: None,
+            signed_by: None,
+            checkpoints: 0,
+            chains: 0,
+            rows: 0,
+            rows_not_covered: 0,
+            disagreements: 0,
+            findings: Vec::new(),
+        }
+    }
+
+    fn found(&mut self, finding: impl FnOnce() -> String) {
+        self.disagreements += 1;
+        if self.findings.len() < MAX_FINDINGS {
+            self.findings.push(finding());
+        }
+    }
+
+    /// A checkpoint by itself: hash, signature, signer.
+    fn checkpoint(&mut self, checkpoint: &Checkpoint, trusted: &[PublicKey]) {
+        let number = checkpoint.number;
+        self.checkpoints += 1;
+        self.checkpoint = number;
+        self.checkpoint_hash = Some(hex::encode(checkpoint.hash));
+        self.signed_by = checkpoint.seal.map(|seal| hex::encode(seal.public_key));
+        if let Err(fault) = checkpoint.check() {
+            self.found(|| format!("checkpoint {number}: {fault}"));
+        }
+        let is_trusted = checkpoint
+            .seal
+            .is_some_and(|seal| trusted.contains(&seal.public_key));
+        if !trusted.is_empty() && !is_trusted {
+            self.found(|| {
+                format!("checkpoint {number}: it is not signed by a key that is trusted")
+            });
+        }
+    }
+
+    fn finish(mut self) -> Self {
+        self.clean = self.disagreements == 0;
+        self
+    }
+}
+
+/// A chain on the way through its rows.
+#[derive(Debug, Clone)]
+struct Walk {
+    head: Head,
+    at: i64,
+}
+
+impl Walk {
+    const fn from(head: Head) -> Self {
+        Self { head, at: i64::MIN }
+    }
+
+    /// Goes on to the next row; what is wrong with it. The walk goes on from what the row says, so that one
+    /// edit is one finding and not one for each row behind it.
+    fn step(&mut self, row: &Entry) -> Option<String> {
+        let expected = self.head.seq.saturating_add(1);
+        let wrong = if row.seq != expected {
+            Some(format!(
+                "row {expected} is missing, row {} follows",
+                row.seq
+            ))
+        } else if row.previous_hash != self.head.hash {
+            let hash = hex::encode(self.head.hash);
+            Some(format!(
+                "row {expected}: the hash before it should be {hash}"
+            ))
+        } else if row.hash != row.computed_hash() {
+            let hash = hex::encode(row.computed_hash());
+            Some(format!("row {expected}: the hash of its content is {hash}"))
+        } else if row.at.micros() < self.at {
+            Some(format!("row {expected}: it is older than the row before"))
+        } else {
+            None
+        };
+        self.head = row.head();
+        self.at = row.at.micros();
+        wrong
+    }
+}
+
+fn check_proof(proof: Proof, trusted: &[PublicKey]) -> Report {
+    let mut report = Report::new(Kind::Proof, proof.ledger_id);
+    let checkpoint = proof.checkpoint.into_checkpoint(proof.ledger_id);
+    report.checkpoint(&checkpoint, trusted);
+    let user = proof.user_id;
+    for chain in proof.chains {
+        report.chains += 1;
+        let name = chain.chain;
+        let covered = chain
+            .inclusion
+            .as_ref()
+            .map_or(0, |inclusion| inclusion.seq);
+        if let Some(inclusion) = &chain.inclusion
+            && !is_included(user, &name, inclusion, &checkpoint)
+        {
+            report.found(|| format!("chain {name}: it is not in the checkpoint's tree"));
+        }
+        let mut walk = Walk::from(Head {
+            seq: 0,
+            hash: GENESIS,
+        });
+        for line in chain.rows {
+            let seq = line.seq;
+            let Some(row) = line.into_entry() else {
+                report.found(|| format!("chain {name}: row {seq} makes no sense"));
+                continue;
+            };
+            report.rows += 1;
+            report.rows_not_covered += u64::from(seq > covered);
+            if row.user_id != user || row.chain != name {
+                report.found(|| format!("chain {name}: row {seq} is of another chain"));
+            }
+            if let Some(wrong) = walk.step(&row) {
+                report.found(|| format!("chain {name}: {wrong}"));
+            }
+            if let Some(inclusion) = &chain.inclusion
+                && inclusion.seq == seq
+                && inclusion.hash.0 != row.hash
+            {
+                let hash = hex::encode(inclusion.hash.0);
+                report.found(|| {
+                    format!("chain {name}: the checkpoint says that row {seq} has hash {hash}")
+                });
+            }
+        }
+        if walk.head.seq < covered {
+            report.found(|| {
+                format!(
+                    "chain {name}: it ends at row {}, the checkpoint covers {covered}",
+                    walk.head.seq
+                )
+            });
+        }
+    }
+    report.finish()
+}
+
+fn is_included(user: UserId, chain: &str, inclusion: &Inclusion, checkpoint: &Checkpoint) -> bool {
+    let leaf = Leaf {
+        leaf: inclusion.leaf,
+        user_id: user,
+        chain: chain.to_owned(),
+    };
+    let hash = leaf.hash(Head {
+        seq: inclusion.seq,
+        hash: inclusion.hash.0,
+    });
+    let path: Vec<Hash> = inclusion.path.iter().map(|hash| hash.0).collect();
+    let (Ok(index), Ok(size)) = (
+        u64::try_from(inclusion.leaf),
+        u64::try_from(checkpoint.size),
+    ) else {
+        return false;
+    };
+    merkle::root_of_path(index, size, hash, &path) == Some(checkpoint.root)
+}
