@@ -35,18 +35,16 @@ pub(crate) async fn run(loaded: Loaded, asked: &Verify, json: bool) -> anyhow::R
     progress.end();
     platform.close().await;
     let report = report?;
-    let seconds = started.elapsed();
+    let took = started.elapsed();
     if json {
+        let millis = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
         let mut shown = serde_json::to_value(&report)?;
         if let Some(fields) = shown.as_object_mut() {
-            fields.insert(
-                "duration_ms".to_owned(),
-                json!(seconds.as_millis().to_string()),
-            );
+            fields.insert("duration_ms".to_owned(), json!(millis));
         }
         output::json(&shown)?;
     } else {
-        output::line(&shown(&report, seconds))?;
+        output::line(&shown(&report, took))?;
     }
     Ok(if report.clean {
         ExitCode::SUCCESS

@@ -42,6 +42,10 @@ pub(super) struct Relational {
     pub(super) server: Server,
 }
 
+#[expect(
+    clippy::large_enum_variant,
+    reason = "one for each platform, never moved in bulk"
+)]
 #[derive(Debug, Clone)]
 pub(super) enum Server {
     Postgres(Postgres),

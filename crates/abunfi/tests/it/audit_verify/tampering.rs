@@ -28,6 +28,7 @@ on_every_backend!(
     edited_shares_are_found,
     an_edited_head_is_found,
     an_edited_status_is_found,
+    an_edited_type_is_found,
     an_edited_submission_is_found,
     a_deleted_transaction_is_found,
     an_inserted_transaction_is_found,
@@ -412,6 +413,40 @@ async fn an_edited_status_is_found(stores: &Relational) {
         transaction_id: books.held.0,
     };
     assert_only(&report, &place, "status", "pending", "cancelled");
+}
+
+/// A deposit that is made a bonus, with entry and totals to match: the books still balance.
+async fn an_edited_type_is_found(stores: &Relational) {
+    let books = books(stores).await;
+    let (user, tx) = (id(stores, books.an.0), id(stores, books.deposit.0));
+    let of = format!("WHERE user_id = {user} AND transaction_id = {tx}");
+    tamper(
+        stores,
+        &[
+            format!("UPDATE transactions SET type = 'referral_bonus' {of}"),
+            format!("UPDATE entries SET account = 'promotions' {of} AND account = 'custody'"),
+            format!(
+                "UPDATE accounts SET deposited = deposited - 100000000, bonuses = bonuses + 100000000
+                 WHERE user_id = {user} AND asset = 'VND'"
+            ),
+        ],
+    )
+    .await;
+    let report = verify(stores).await;
+    let place = Place::Transaction {
+        user_id: books.an.0,
+        transaction_id: books.deposit.0,
+    };
+    let finding = at(&report, &place, "type");
+    assert_eq!(
+        (finding.expected.as_str(), finding.found.as_str()),
+        ("deposit", "referral_bonus")
+    );
+    let total = at(&report, &account(books.an), "bonuses");
+    assert_eq!(
+        (total.expected.as_str(), total.found.as_str()),
+        ("4", "104")
+    );
 }
 
 async fn an_edited_submission_is_found(stores: &Relational) {
