@@ -295,8 +295,8 @@ fn posting() -> BoxedStrategy<Posting> {
     let shares =
         prop_oneof![4 => Just(0), 2 => select(vec![1_i64, 500_000, 1_000_000]), 1 => Just(MOST)];
     let flags = (
-        prop::bool::weighted(0.4),
-        prop::option::weighted(0.5, -3..15_i64),
+        prop::bool::weighted(0.5),
+        prop::option::weighted(0.6, select(vec![-2_i64, 0, 0, 1, 2, 5, 12])),
     );
     let unique = (
         prop::option::weighted(0.1, 0..4_u8),
