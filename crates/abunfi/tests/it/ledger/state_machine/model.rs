@@ -536,7 +536,7 @@ impl Model {
         }
         if to == UserStatus::Closed
             && from != to
-            && !(is_empty && !self.transactions.iter().any(is_pending))
+            && (!is_empty || self.transactions.iter().any(is_pending))
         {
             return Said::Status(Err(StatusRefusal::NotEmpty));
         }
@@ -547,11 +547,11 @@ impl Model {
     fn look_back(&self, user: usize, seconds: i64) -> Said {
         let then = self.now - seconds;
         Said::Back([0, 1].map(|asset| {
-            let by_then = self
+            let mut by_then = self
                 .past
                 .iter()
                 .filter(|(at, of, _)| *at <= then && *of == (user, asset));
-            by_then.last().map(|(_, _, account)| account.clone())
+            by_then.next_back().map(|(_, _, account)| account.clone())
         }))
     }
 
