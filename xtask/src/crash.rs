@@ -32,15 +32,9 @@ pub(crate) struct Options {
 }
 
 pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> {
-    let build = [
-        "build",
-        "--package",
-        "abunfi-cli",
-        "--package",
-        "abunfi-crash",
-        "--features",
-        "abunfi-cli/fault-injection",
-    ];
+    // As `cargo xtask test` builds, so that after it nothing is built anew: the features of the tests are what gives
+    // the binary its fault points.
+    let build = ["build", "--workspace", "--all-targets"];
     ensure!(
         workspace.cargo(&build).status()?.success(),
         "the build failed"

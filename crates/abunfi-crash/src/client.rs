@@ -34,6 +34,8 @@ pub(crate) struct Shared {
     pub(crate) users: Vec<String>,
     pub(crate) holds: Mutex<Vec<Hold>>,
     pub(crate) violations: Violations,
+    /// Requests of the cycle that were acknowledged so far.
+    pub(crate) acknowledged: AtomicU64,
     pub(crate) reads: AtomicU64,
     pub(crate) replays: AtomicU64,
 }
@@ -205,6 +207,7 @@ impl Client {
                 )?;
                 if let (End::Done { body, .. }, Some(entry)) = (&end, self.entries.get_mut(at)) {
                     entry.answer_was_lost = !is_first && replayed;
+                    self.shared.acknowledged.fetch_add(1, Ordering::Relaxed);
                     self.learn(&request, body, !replayed);
                 }
                 end

@@ -33,7 +33,7 @@ struct Cli {
     /// How long things go wrong in each cycle
     #[arg(long, default_value_t = 3_000)]
     window_ms: u64,
-    /// Postings that each cycle must acknowledge
+    /// Requests that each cycle must acknowledge
     #[arg(long, default_value_t = 100)]
     minimum: u64,
     /// Run with each seeded bug, and fail unless each is found

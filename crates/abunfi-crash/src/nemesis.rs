@@ -1,5 +1,7 @@
 //! What goes wrong in a cycle, and how it is made good again.
 
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use abunfi::faults::Point;
@@ -7,6 +9,7 @@ use abunfi_testkit::{FaultProxy, OwnPostgres};
 use anyhow::Result;
 
 use crate::Backend;
+use crate::client::Shared;
 use crate::random::Random;
 use crate::report::{Check, Figures, Violations};
 use crate::service::{Service, is_kill};
@@ -62,6 +65,50 @@ impl Nemesis {
     }
 }
 
+/// How many times the window a cycle may last until enough is acknowledged.
+const AT_MOST: u32 = 6;
+/// How long clients are waited for between two stops of the database.
+const BETWEEN_STOPS: Duration = Duration::from_secs(4);
+
+/// How long things go wrong.
+#[derive(Debug)]
+pub(crate) struct Window {
+    end: Instant,
+    latest: Instant,
+    minimum: u64,
+    shared: Arc<Shared>,
+}
+
+impl Window {
+    /// From now on for `span`, or longer until `minimum` is acknowledged.
+    pub(crate) fn new(span: Duration, minimum: u64, shared: &Arc<Shared>) -> Self {
+        let now = Instant::now();
+        Self {
+            end: now + span,
+            latest: now + span * AT_MOST,
+            minimum,
+            shared: Arc::clone(shared),
+        }
+    }
+
+    fn is_open(&self) -> bool {
+        let now = Instant::now();
+        now < self.end || (self.acknowledged() < self.minimum && now < self.latest)
+    }
+
+    fn acknowledged(&self) -> u64 {
+        self.shared.acknowledged.load(Ordering::Relaxed)
+    }
+
+    /// Until some more is acknowledged.
+    async fn progress(&self) {
+        let (before, until) = (self.acknowledged(), Instant::now() + BETWEEN_STOPS);
+        while self.acknowledged() < before + self.minimum / 4 && Instant::now() < until {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+}
+
 /// The servers and processes of a run.
 #[derive(Debug)]
 pub(crate) struct World {
@@ -77,19 +124,19 @@ impl World {
         &mut self,
         nemesis: Nemesis,
         random: &mut Random,
-        end: Instant,
+        window: &Window,
         violations: &Violations,
     ) -> Result<Figures> {
         let mut figures = Figures::default();
         let lost_before = self.proxy.as_ref().map_or(0, FaultProxy::lost_responses);
         match nemesis {
-            Nemesis::KillAnytime => self.kill_anytime(random, end, &mut figures).await?,
+            Nemesis::KillAnytime => self.kill_anytime(random, window, &mut figures).await?,
             Nemesis::KillAt(_) => {
-                self.await_kills(nemesis, random, end, &mut figures, violations)
+                self.await_kills(nemesis, random, window, &mut figures, violations)
                     .await?;
             }
-            Nemesis::StopPostgres => self.stop_postgres(random, end, &mut figures).await?,
-            Nemesis::CutConnections => self.cut_connections(random, end, &mut figures).await,
+            Nemesis::StopPostgres => self.stop_postgres(random, window, &mut figures).await?,
+            Nemesis::CutConnections => self.cut_connections(random, window, &mut figures).await,
         }
         self.heal(nemesis, violations).await?;
         let lost = self.proxy.as_ref().map_or(0, FaultProxy::lost_responses);
@@ -100,10 +147,10 @@ impl World {
     async fn kill_anytime(
         &mut self,
         random: &mut Random,
-        end: Instant,
+        window: &Window,
         figures: &mut Figures,
     ) -> Result<()> {
-        while Instant::now() < end {
+        while window.is_open() {
             pause(random, 150, 800).await;
             let at = random.index(self.services.len());
             if let Some(service) = self.services.get_mut(at) {
@@ -119,11 +166,11 @@ impl World {
         &mut self,
         nemesis: Nemesis,
         random: &mut Random,
-        end: Instant,
+        window: &Window,
         figures: &mut Figures,
         violations: &Violations,
     ) -> Result<()> {
-        while Instant::now() < end {
+        while window.is_open() {
             for service in &mut self.services {
                 if let Some(status) = service.ended() {
                     if is_kill(status) {
@@ -144,11 +191,12 @@ impl World {
     async fn stop_postgres(
         &mut self,
         random: &mut Random,
-        end: Instant,
+        window: &Window,
         figures: &mut Figures,
     ) -> Result<()> {
-        while Instant::now() < end {
-            pause(random, 400, 1_000).await;
+        while window.is_open() {
+            pause(random, 200, 800).await;
+            window.progress().await;
             if let Some(postgres) = &mut self.postgres {
                 let down = Duration::from_millis(random.between(20, 300));
                 tokio::task::block_in_place(|| {
@@ -162,9 +210,14 @@ impl World {
         Ok(())
     }
 
-    async fn cut_connections(&mut self, random: &mut Random, end: Instant, figures: &mut Figures) {
+    async fn cut_connections(
+        &mut self,
+        random: &mut Random,
+        window: &Window,
+        figures: &mut Figures,
+    ) {
         let Some(proxy) = &self.proxy else { return };
-        while Instant::now() < end {
+        while window.is_open() {
             pause(random, 50, 250).await;
             match random.between(0, 4) {
                 0 => {

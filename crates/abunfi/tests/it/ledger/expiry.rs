@@ -10,7 +10,10 @@ use abunfi::ledger::{Page, Service, TransactionStatus};
 use crate::support::make::{Shape as _, at, submit, units, vnd, withdraw};
 use crate::support::{Relational, at_once, on_every_backend};
 
-on_every_backend!(several_instances_cancel_each_hold_once_and_never_a_submitted_one);
+on_every_backend!(
+    several_instances_cancel_each_hold_once_and_never_a_submitted_one,
+    a_hold_that_is_submitted_while_it_expires_is_one_or_the_other,
+);
 
 /// When the holds expire: after the times that the test's commands carry.
 const END: i64 = 100_000;
@@ -77,5 +80,62 @@ async fn several_instances_cancel_each_hold_once_and_never_a_submitted_one(store
         assert_eq!(status(*id).await, TransactionStatus::Pending);
     }
     assert_eq!(stores.balance(user).await, (units(94), units(6)));
+    stores.check_books().await;
+}
+
+/// The sweep looks first and cancels then; what was submitted in between is on its way.
+async fn a_hold_that_is_submitted_while_it_expires_is_one_or_the_other(stores: &Relational) {
+    let user = stores.user_with("An", 1_000).await;
+    let clock = Arc::new(ManualClock::at(at(END)));
+    let cache = Cache::new(None, clock.clone(), CacheConfig::default(), true);
+    let (ledger, audit) = (stores.ledger.clone(), stores.audit.clone());
+    let sweeper = Arc::new(Service::new(ledger, audit, cache, clock, vnd(), 2));
+    for _ in 0..12 {
+        let mut holds = Vec::new();
+        for _ in 0..6 {
+            let hold = stores
+                .posted(withdraw(user, 1).pending().expires(at(END)))
+                .await;
+            holds.push(hold.transaction.id);
+        }
+        let ended = at_once(holds.len() + 1, |index| {
+            let (ledger, sweeper, hold) = (
+                stores.ledger.clone(),
+                sweeper.clone(),
+                holds.get(index).copied(),
+            );
+            async move {
+                let Some(hold) = hold else {
+                    sweeper.expire_holds().await.expect("a sweep");
+                    return false;
+                };
+                let outcomes = ledger
+                    .post(&[submit(user, hold)])
+                    .await
+                    .expect("a unit of work");
+                let outcome = outcomes
+                    .into_iter()
+                    .next()
+                    .expect("an outcome")
+                    .expect("an answer");
+                outcome.answer.result.is_ok()
+            }
+        });
+        let ended = ended.await;
+        sweeper.expire_holds().await.expect("a sweep");
+        for (hold, submitted) in holds.iter().zip(ended) {
+            let found = stores
+                .ledger
+                .transaction(user, *hold)
+                .await
+                .expect("an answer");
+            let expected = if submitted {
+                TransactionStatus::Pending
+            } else {
+                TransactionStatus::Cancelled
+            };
+            assert_eq!(found.expect("the hold").status, expected);
+        }
+    }
     stores.check_books().await;
 }

@@ -31,7 +31,7 @@ use crate::support::{Backend, Database, Relational, TOGETHER};
 mod model;
 
 /// Histories for each backend, unless `PROPTEST_CASES` says otherwise.
-const CASES: u32 = 16;
+const CASES: u32 = 12;
 /// Steps of the longest.
 const STEPS: usize = 40;
 const REGRESSIONS: &str = "tests/it/ledger/state_machine.regressions";

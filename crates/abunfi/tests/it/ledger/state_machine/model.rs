@@ -295,8 +295,8 @@ fn posting() -> BoxedStrategy<Posting> {
     let shares =
         prop_oneof![4 => Just(0), 2 => select(vec![1_i64, 500_000, 1_000_000]), 1 => Just(MOST)];
     let flags = (
-        prop::bool::weighted(0.4),
-        prop::option::weighted(0.5, -3..15_i64),
+        prop::bool::weighted(0.5),
+        prop::option::weighted(0.6, select(vec![-2_i64, 0, 0, 1, 2, 5, 12])),
     );
     let unique = (
         prop::option::weighted(0.1, 0..4_u8),
@@ -536,7 +536,7 @@ impl Model {
         }
         if to == UserStatus::Closed
             && from != to
-            && !(is_empty && !self.transactions.iter().any(is_pending))
+            && (!is_empty || self.transactions.iter().any(is_pending))
         {
             return Said::Status(Err(StatusRefusal::NotEmpty));
         }
@@ -547,11 +547,11 @@ impl Model {
     fn look_back(&self, user: usize, seconds: i64) -> Said {
         let then = self.now - seconds;
         Said::Back([0, 1].map(|asset| {
-            let by_then = self
+            let mut by_then = self
                 .past
                 .iter()
                 .filter(|(at, of, _)| *at <= then && *of == (user, asset));
-            by_then.last().map(|(_, _, account)| account.clone())
+            by_then.next_back().map(|(_, _, account)| account.clone())
         }))
     }
 
