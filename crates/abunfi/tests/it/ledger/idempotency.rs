@@ -265,11 +265,12 @@ async fn settling_and_submitting_replay_as_well(stores: &Relational) {
 }
 
 async fn an_answer_that_is_put_together_again_has_the_same_bytes(stores: &Relational) {
-    let user = stores.user_with("An", 10).await.id;
+    let user = stores.user_with("An", 10).await;
     let full = |pending: bool, n: u64| {
         withdraw(user, 1).with(|transaction| {
             if pending {
                 transaction.status = TransactionStatus::Pending;
+                transaction.confirmed_at = None;
             }
             transaction.client_reference = Some(format!("reference \"{n}\" ñ"));
             transaction.tx_hash = Some(format!("0x{n}"));
