@@ -47,5 +47,5 @@ pub mod validation;
 pub use config::Config;
 pub use context::{Actor, Context, Principal};
 pub use dashboard::Dashboard;
-pub use database_service::{Backends, DatabaseService, LedgerAround, OpenError};
+pub use database_service::{Backends, DatabaseService, LedgerAround, OpenError, WrapLedger};
 pub use error::{Error, StoreError, StoreKind};

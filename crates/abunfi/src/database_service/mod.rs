@@ -75,9 +75,12 @@ pub struct Backends {
     pub key_value: &'static str,
 }
 
+/// Puts a store around the platform's.
+pub type WrapLedger = Box<dyn FnOnce(Arc<dyn ledger::Store>) -> Arc<dyn ledger::Store> + Send>;
+
 /// A store of the ledger around the platform's own: see [`DatabaseService::open_with_ledger`].
 pub struct LedgerAround {
-    pub wrap: Box<dyn FnOnce(Arc<dyn ledger::Store>) -> Arc<dyn ledger::Store> + Send>,
+    pub wrap: WrapLedger,
     /// How many batches may be in flight at once.
     pub shards: usize,
 }

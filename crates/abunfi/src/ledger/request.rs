@@ -181,7 +181,11 @@ impl PostRequest {
                 note(field, Err((FaultCode::OutOfRange, "0 or more".to_owned())));
             }
         }
-        if self.metadata.as_object().is_none_or(|fields| !fields.is_empty()) {
+        if self
+            .metadata
+            .as_object()
+            .is_none_or(|fields| !fields.is_empty())
+        {
             note("metadata", object(self.metadata.clone()).map(drop));
         }
         faults.into_result()

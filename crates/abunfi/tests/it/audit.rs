@@ -175,7 +175,7 @@ async fn the_database_itself_refuses_a_transaction_without_an_account(stores: &R
     refused(stores, "UPDATE transactions SET asset = 'NOSUCH'").await;
     refused(stores, "DELETE FROM transactions").await;
     let copy = "INSERT INTO transactions (user_id, transaction_id, type, status, asset, amount, created_at, confirmed_at)
-         SELECT user_id, user_id, type, status, 'NOSUCH', amount, created_at, confirmed_at FROM transactions";
+         SELECT user_id, user_id, type, status, 'NOSUCH', amount, created_at, confirmed_at FROM transactions LIMIT 1";
     let constraint = refused(stores, copy).await;
     if stores.backend == Backend::Postgres {
         assert!(
@@ -184,7 +184,7 @@ async fn the_database_itself_refuses_a_transaction_without_an_account(stores: &R
         );
     }
     let copy = "INSERT INTO entries (user_id, transaction_id, account, asset, amount, at)
-         SELECT user_id, user_id, account, asset, amount, at FROM entries";
+         SELECT user_id, user_id, account, asset, amount, at FROM entries LIMIT 1";
     let constraint = refused(stores, copy).await;
     if stores.backend == Backend::Postgres {
         assert!(

@@ -225,7 +225,8 @@ impl Store for Postgres {
         self.requests
             .read(|connection| scoped(async move {
                 let rows = sqlx::query(select_audit_rows!(
-                    "WHERE entry.user_id = $1 AND ($2::text IS NULL OR entry.chain = $2)
+                    "WHERE entry.user_id = $1 AND entry.at > '-infinity'
+                         AND ($2::text IS NULL OR entry.chain = $2)
                          AND ($3::timestamptz IS NULL OR (entry.at, entry.chain, entry.seq) < ($3, $4, $5))
                      ORDER BY entry.at DESC, entry.chain DESC, entry.seq DESC LIMIT $6"
                 ))

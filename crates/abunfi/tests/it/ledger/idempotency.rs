@@ -270,6 +270,7 @@ async fn an_answer_that_is_put_together_again_has_the_same_bytes(stores: &Relati
         withdraw(user, 1).with(|transaction| {
             if pending {
                 transaction.status = TransactionStatus::Pending;
+                transaction.confirmed_at = None;
             }
             transaction.client_reference = Some(format!("reference \"{n}\" ñ"));
             transaction.tx_hash = Some(format!("0x{n}"));

@@ -121,7 +121,7 @@ pub(super) async fn list(
 ) -> Result<Option<Vec<Transaction>>> {
     let rows = sqlx::query(
         "SELECT t.* FROM users u LEFT JOIN LATERAL (
-             SELECT * FROM transactions t WHERE t.user_id = u.user_id
+             SELECT * FROM transactions t WHERE t.user_id = u.user_id AND t.created_at > '-infinity'
                  AND ($2::text IS NULL OR t.type = $2)
                  AND ($3::text IS NULL OR t.status = $3)
                  AND ($4::text IS NULL OR t.asset = $4)
@@ -158,7 +158,7 @@ pub(super) async fn stats(
     let mut stats = Stats::default();
     let by_type = sqlx::query(
         "SELECT type, status, count(*) AS count, sum(amount)::text AS sum FROM transactions
-         WHERE user_id = $1 AND created_at >= $2 GROUP BY type, status ORDER BY type, status",
+         WHERE user_id = $1 AND created_at > '-infinity' AND created_at >= $2 GROUP BY type, status ORDER BY type, status",
     )
     .bind(user_id.uuid())
     .bind(at(since))
@@ -175,7 +175,8 @@ pub(super) async fn stats(
     let by_month = sqlx::query(
         "SELECT to_char(created_at AT TIME ZONE 'UTC', 'YYYY-MM') AS month, type, count(*) AS count,
                 sum(amount)::text AS sum
-         FROM transactions WHERE user_id = $1 AND created_at >= $2 AND status = 'confirmed'
+         FROM transactions
+         WHERE user_id = $1 AND created_at > '-infinity' AND created_at >= $2 AND status = 'confirmed'
          GROUP BY month, type ORDER BY month, type",
     )
     .bind(user_id.uuid())

@@ -29,7 +29,7 @@ CREATE INDEX idempotency_keys_created_idx ON idempotency_keys (created_at);
 
 -- What the two foreign keys of a posting demand, checked for all rows of a statement at once: a foreign key
 -- looks up and locks its row one by one, which was the largest part of writing a batch. The rows that they
--- refer to can neither be deleted nor renamed, so that looking once, when a row is written, is enough.
+-- refer to can neither be deleted while they are referred to nor renamed, so that looking once, when a row is written, is enough.
 CREATE FUNCTION abunfi_check_entries() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     IF EXISTS (
@@ -55,10 +55,26 @@ BEGIN
     RETURN NULL;
 END;
 $$;
-CREATE FUNCTION abunfi_refuse_identity_change() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE FUNCTION abunfi_keep_account() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    RAISE EXCEPTION 'what identifies a row of % never changes, and it is never deleted', TG_TABLE_NAME
-        USING ERRCODE = 'integrity_constraint_violation';
+    IF TG_OP = 'UPDATE' OR EXISTS (
+        SELECT FROM transactions AS t WHERE t.user_id = OLD.user_id AND t.asset = OLD.asset
+    ) THEN
+        RAISE EXCEPTION 'an account is not renamed, nor deleted while it has transactions'
+            USING ERRCODE = 'foreign_key_violation', TABLE = 'transactions', CONSTRAINT = 'transactions_account_fkey';
+    END IF;
+    RETURN OLD;
+END;
+$$;
+CREATE FUNCTION abunfi_keep_transaction() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF TG_OP = 'UPDATE' OR EXISTS (
+        SELECT FROM entries AS e WHERE e.user_id = OLD.user_id AND e.transaction_id = OLD.transaction_id
+    ) THEN
+        RAISE EXCEPTION 'a transaction is not renamed, nor deleted while it has entries'
+            USING ERRCODE = 'foreign_key_violation', TABLE = 'entries', CONSTRAINT = 'entries_transaction_fkey';
+    END IF;
+    RETURN OLD;
 END;
 $$;
 ALTER TABLE entries DROP CONSTRAINT entries_transaction_fkey;
@@ -68,19 +84,20 @@ ALTER TABLE transactions DROP CONSTRAINT transactions_account_fkey;
 CREATE TRIGGER transactions_account_fkey AFTER INSERT ON transactions
     REFERENCING NEW TABLE AS written FOR EACH STATEMENT EXECUTE FUNCTION abunfi_check_transactions();
 CREATE TRIGGER transactions_keep_identity BEFORE DELETE OR UPDATE OF user_id, transaction_id, asset ON transactions
-    FOR EACH ROW EXECUTE FUNCTION abunfi_refuse_identity_change();
+    FOR EACH ROW EXECUTE FUNCTION abunfi_keep_transaction();
 CREATE TRIGGER transactions_no_truncate BEFORE TRUNCATE ON transactions
     FOR EACH STATEMENT EXECUTE FUNCTION abunfi_refuse_change();
 CREATE TRIGGER accounts_keep_identity BEFORE DELETE OR UPDATE OF user_id, asset ON accounts
-    FOR EACH ROW EXECUTE FUNCTION abunfi_refuse_identity_change();
+    FOR EACH ROW EXECUTE FUNCTION abunfi_keep_account();
 CREATE TRIGGER accounts_no_truncate BEFORE TRUNCATE ON accounts
     FOR EACH STATEMENT EXECUTE FUNCTION abunfi_refuse_change();
 
--- Only what an index is for: with the rest of the primary key in it too, a plan that is made while the table is
--- empty takes it for a way to one row, and then reads all rows of a user for as long as the plan is used.
+-- Each index for what it is for. A plan that is made while the table is empty takes any index that begins with
+-- the user for a way to one row, and then reads all rows of a user for as long as the plan is used. So the lists'
+-- indexes are partial, with a condition that is always true and that only the lists state.
 DROP INDEX transactions_created_idx;
-CREATE INDEX transactions_created_idx ON transactions (user_id, created_at DESC);
+CREATE INDEX transactions_created_idx ON transactions (user_id, created_at DESC) WHERE created_at > '-infinity';
 DROP INDEX audit_transaction_idx;
 CREATE INDEX audit_transaction_idx ON audit (user_id, transaction_id) WHERE transaction_id IS NOT NULL;
 DROP INDEX audit_at_idx;
-CREATE INDEX audit_at_idx ON audit (user_id, at DESC);
+CREATE INDEX audit_at_idx ON audit (user_id, at DESC) WHERE at > '-infinity';
