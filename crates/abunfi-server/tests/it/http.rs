@@ -109,7 +109,10 @@ async fn a_trace_is_echoed_and_stored_with_audit_rows_whatever_the_requests_id(
         })
         .collect();
     let trace = Some("4bf92f3577b34da6a3ce929d0e0e4736");
-    assert_eq!(stored, [("status", None), ("kyc", trace), ("post", trace)]);
+    assert_eq!(
+        stored,
+        [("status", None), ("kyc", trace), ("post_deposit", trace)]
+    );
     assert!(rows[1..].iter().all(|row| row.entry.request_id == "mine"));
 }
 

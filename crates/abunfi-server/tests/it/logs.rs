@@ -84,12 +84,9 @@ async fn faulty_entries_are_refused_together(server: &TestServer) {
     refuse(json!(vec![good.clone(); 1_001]))
         .await
         .has_faults(&[("", "too_long")]);
-    refuse(json!("message")).await.has_faults(&[
-        ("", "wrong_type"),
-        ("/level", "required"),
-        ("/message", "required"),
-        ("/target", "required"),
-    ]);
+    refuse(json!("message"))
+        .await
+        .has_faults(&[("", "wrong_type")]);
     refuse(json!({"level": "info", "target": "t", "message": "a\u{0}b"}))
         .await
         .has_faults(&[("/message", "not_allowed")]);

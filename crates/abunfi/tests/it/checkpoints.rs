@@ -10,7 +10,7 @@ use abunfi::keys::{Scope, ServiceKey};
 use abunfi::users::{KycChange, KycStatus};
 
 use crate::support::make::{Shape as _, context, deposit, next_time};
-use crate::support::{Backend, Relational, at_once, on_every_backend, on_one_backend};
+use crate::support::{Backend, Relational, at_once, on_every_backend};
 
 on_every_backend!(
     a_checkpoint_covers_every_chain,
@@ -26,12 +26,21 @@ on_every_backend!(
     positions_that_began_anew_are_noticed,
     rows_that_wait_are_counted,
 );
-on_one_backend!(
-    postgres_only, Postgres:
-    a_transaction_that_commits_late_is_in_the_next_checkpoint,
-    a_row_that_commits_during_a_long_look_is_not_lost,
-    another_cluster_is_noticed,
-);
+/// What takes a server with several writers at once.
+mod writers_at_once {
+    use super::{
+        a_row_that_commits_during_a_long_look_is_not_lost,
+        a_transaction_that_commits_late_is_in_the_next_checkpoint, another_cluster_is_noticed,
+    };
+    use crate::support::on_one_backend;
+
+    on_one_backend!(
+        postgres, Postgres:
+        a_transaction_that_commits_late_is_in_the_next_checkpoint,
+        a_row_that_commits_during_a_long_look_is_not_lost,
+        another_cluster_is_noticed,
+    );
+}
 
 const MANY: u32 = 10_000;
 
