@@ -9,7 +9,7 @@ use anyhow::Result;
 use super::{Kind, OwnPostgres, ask, contains};
 use crate::process::Stop;
 
-/// How a [`OwnMongo`] runs.
+/// How a [`OwnMongo`](super::OwnMongo) runs.
 #[derive(Debug)]
 pub struct Mongo {
     program: PathBuf,

@@ -11,7 +11,7 @@ use crate::names::random;
 use crate::process::Stop;
 use crate::programs::{self, Account};
 
-/// How a [`OwnPostgres`] runs: `fsync` on, 400 connections, clients by password on the loopback
+/// How a [`OwnPostgres`](super::OwnPostgres) runs: `fsync` on, 400 connections, clients by password on the loopback
 /// address only (whoever else uses this machine must not be its superuser).
 #[derive(Debug)]
 pub struct Postgres {

@@ -8,7 +8,7 @@ use anyhow::Result;
 use super::{Kind, ask};
 use crate::process::Stop;
 
-/// How a [`OwnRedis`] runs.
+/// How a [`OwnRedis`](super::OwnRedis) runs.
 #[derive(Debug)]
 pub struct Redis {
     program: PathBuf,
