@@ -32,7 +32,7 @@ use crate::validation::{FaultCode, Faults};
 pub const MAX_BATCH_ITEMS: usize = 1_000;
 /// Items of a batch that is not atomic that are committed together: a crash loses at most this many, which
 /// the retry then does.
-const COMMIT_CHUNK: usize = 500;
+pub const COMMIT_CHUNK: usize = 200;
 /// How long a request waits for an earlier one with the same key that still runs.
 const DUPLICATE_WAIT: Duration = Duration::from_secs(5);
 /// Statistics look back over this many days: six months.
