@@ -1,12 +1,10 @@
-//! The books themselves, past the service: asked in SQL, and chain by chain.
+//! The books themselves, past the service: asked in SQL, and by the program's own verifier.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use abunfi::audit::{self, GENESIS};
+use abunfi::audit::verify::{self, Options, Verifier};
 use abunfi::config::{PostgresConfig, SqliteConfig};
-use abunfi::ids::UserId;
 use abunfi::stores::RelationalOptions;
 use abunfi::stores::postgres::Postgres;
 use abunfi::stores::sqlite::Sqlite;
@@ -16,9 +14,6 @@ use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, PgConnection, Row as _};
 
 use crate::report::{Check, Violations};
-
-/// Rows of a chain that are read at a time.
-const PAGE: u32 = 500;
 
 /// Where the database is.
 #[derive(Debug, Clone)]
@@ -58,7 +53,17 @@ impl Place {
         }
     }
 
-    async fn chains(&self) -> Result<Arc<dyn audit::Store>> {
+    /// Runs one statement on PostgreSQL; nothing elsewhere.
+    pub(crate) async fn execute(&self, sql: &'static str) -> Result<()> {
+        if let Self::Postgres(url) = self {
+            let mut connection = PgConnection::connect(url).await?;
+            sqlx::query(sql).execute(&mut connection).await?;
+            connection.close().await?;
+        }
+        Ok(())
+    }
+
+    async fn verifier(&self) -> Result<Verifier> {
         let options = RelationalOptions {
             holds_documents: true,
             outbox: false,
@@ -68,14 +73,16 @@ impl Place {
         Ok(match self {
             Self::Postgres(url) => {
                 let config = PostgresConfig {
-                    max_connections: 1,
+                    max_connections: 4,
                     ..PostgresConfig::default()
                 };
-                Arc::new(Postgres::connect(url, &config, options).await?)
+                let store = Arc::new(Postgres::connect(url, &config, options).await?);
+                Verifier::new(store.clone(), store)
             }
             Self::Sqlite(path) => {
                 let path = path.to_str().context("a UTF-8 path")?;
-                Arc::new(Sqlite::open(path, &SqliteConfig::default(), options).await?)
+                let store = Arc::new(Sqlite::open(path, &SqliteConfig::default(), options).await?);
+                Verifier::new(store.clone(), store)
             }
         })
     }
@@ -98,61 +105,40 @@ pub(crate) fn digits(id: &str) -> String {
     id.replace('-', "")
 }
 
-/// Verifies the books; each time from where the last one ended.
-#[derive(Debug, Default)]
-pub(crate) struct Verifier {
-    /// The last verified row of each user's chain: its number and its hash.
-    verified: BTreeMap<UserId, (i64, [u8; 32])>,
+/// All that must hold of the books whatever was posted: the rows in SQL, and what `abunfi verify` looks at.
+pub(crate) async fn verify(place: &Place, violations: &Violations) -> Result<()> {
+    let rows = format!(
+        "SELECT what FROM ({}) AS found WHERE violations <> 0",
+        all_violations()
+    );
+    for what in place.texts(&rows).await.context("asking the rows")? {
+        violations.add(Check::Rows, what);
+    }
+    let verifier = place.verifier().await?;
+    let report = verifier
+        .verify(&Options::default(), Arc::new(()))
+        .await
+        .context("verifying")?;
+    if !report.clean && report.findings.is_empty() {
+        violations.add(Check::Rows, "the books are not clean, and nothing says why");
+    }
+    for finding in report.findings {
+        violations.add(check_of(&finding.place), finding.to_string());
+    }
+    Ok(())
 }
 
-impl Verifier {
-    /// All that must hold of the books whatever was posted. This is the place for `abunfi verify`, which
-    /// looks at everything; until then the rows and the chains are checked here.
-    pub(crate) async fn verify(
-        &mut self,
-        place: &Place,
-        users: &[String],
-        violations: &Violations,
-    ) -> Result<()> {
-        let rows = format!(
-            "SELECT what FROM ({}) AS found WHERE violations <> 0",
-            all_violations()
-        );
-        for what in place.texts(&rows).await.context("asking the rows")? {
-            violations.add(Check::Rows, what);
-        }
-        let chains = place.chains().await?;
-        for user in users {
-            self.verify_chain(&*chains, user.parse()?, violations)
-                .await?;
-        }
-        Ok(())
-    }
-
-    async fn verify_chain(
-        &mut self,
-        chains: &dyn audit::Store,
-        user: UserId,
-        violations: &Violations,
-    ) -> Result<()> {
-        let (mut seq, mut hash) = self.verified.get(&user).copied().unwrap_or((0, GENESIS));
-        loop {
-            let rows = chains.chain(user, "VND", seq, PAGE).await?;
-            if rows.is_empty() {
-                break;
-            }
-            for row in rows {
-                let entry = row.entry;
-                let follows = entry.seq == seq + 1 && entry.previous_hash == hash;
-                if !follows || entry.hash != entry.computed_hash() {
-                    let what = format!("{user}: row {} does not follow row {seq}", entry.seq);
-                    violations.add(Check::Chains, what);
-                    return Ok(());
-                }
-                (seq, hash) = (entry.seq, entry.hash);
-            }
-        }
-        self.verified.insert(user, (seq, hash));
-        Ok(())
+/// Whether it is about the trail or about what the trail tells of.
+const fn check_of(place: &verify::Place) -> Check {
+    match place {
+        verify::Place::AuditRow { .. }
+        | verify::Place::Private { .. }
+        | verify::Place::ChainHead { .. }
+        | verify::Place::Checkpoint { .. }
+        | verify::Place::Leaf { .. } => Check::Chains,
+        verify::Place::Account { .. }
+        | verify::Place::Transaction { .. }
+        | verify::Place::Entry { .. }
+        | verify::Place::Asset { .. } => Check::Rows,
     }
 }

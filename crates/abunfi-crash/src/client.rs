@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use abunfi::ledger::COMMIT_CHUNK;
 use anyhow::Result;
 use serde_json::{Value, json};
 
@@ -154,11 +155,17 @@ impl Client {
                 operations::batch(random, key, users, true, items)
             }
             31..36 if self.sends_large => {
-                let items = usize::try_from(random.between(400, 650)).unwrap_or(400);
+                // Parts enough for a kill between two of them to leave some done and some not.
+                let more = usize::try_from(random.between(1, 250)).unwrap_or(1);
+                let items = 2 * COMMIT_CHUNK + more;
                 operations::batch(random, key, users, false, items)
             }
             31..36 => {
-                let items = usize::try_from(random.between(2, 14)).unwrap_or(2);
+                let mut items = usize::try_from(random.between(2, 14)).unwrap_or(2);
+                // Whatever the nemesis, some take more than one commit.
+                if random.chance(10) {
+                    items += COMMIT_CHUNK;
+                }
                 operations::batch(random, key, users, false, items)
             }
             _ => operations::post(random, key, &user),

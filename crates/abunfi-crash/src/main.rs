@@ -2,12 +2,13 @@
 
 #![allow(clippy::print_stdout, reason = "a command line tool says what it does")]
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use abunfi::faults::Bug;
-use abunfi_crash::report::{Summary, head, row};
+use abunfi_crash::report::{Check, Summary, head, row};
 use abunfi_crash::{Backend, Options, run};
 use anyhow::{Context as _, Result};
 use clap::Parser;
@@ -76,14 +77,16 @@ async fn main() -> Result<ExitCode> {
         });
         options.cycles = SEEDED_CYCLES;
         options.stop_early = true;
+        let mut caught = Vec::new();
         for bug in bugs {
             options.bug = Some(bug);
             let summary = one(&options, quiet).await?;
-            good &= !summary.is_sound();
+            good &= !summary.caught(bug).is_empty();
+            caught.push((bug, summary.caught(bug)));
             summaries.push(summary);
         }
         if !quiet {
-            show_caught(&summaries);
+            show_caught(&caught, &summaries);
         }
     } else {
         let summary = one(&options, quiet).await?;
@@ -151,24 +154,16 @@ async fn one(options: &Options, quiet: bool) -> Result<Summary> {
     Ok(summary)
 }
 
-fn show_caught(summaries: &[Summary]) {
+fn show_caught(caught: &[(Bug, BTreeSet<Check>)], summaries: &[Summary]) {
     println!("\n{:<32} {:>6}  caught by", "seeded bug", "cycles");
-    for summary in summaries {
-        let by: Vec<String> = summary
-            .failed()
-            .into_iter()
-            .map(|check| check.to_string())
-            .collect();
+    for ((bug, caught), summary) in caught.iter().zip(summaries) {
+        let by: Vec<String> = caught.iter().map(Check::to_string).collect();
         let by = if by.is_empty() {
             "NOTHING: the crash loop is blind to it".to_owned()
         } else {
             by.join(", ")
         };
-        println!(
-            "{:<32} {:>6}  {by}",
-            summary.bug.unwrap_or_default(),
-            summary.cycles.len()
-        );
+        println!("{:<32} {:>6}  {by}", bug.name(), summary.cycles.len());
     }
 }
 

@@ -5,6 +5,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
+use abunfi::faults::Bug;
 use serde::Serialize;
 
 /// Violations of one check that are kept: one is enough, a thousand tell no more.
@@ -176,6 +177,44 @@ impl Summary {
             .map(|violation| violation.check)
             .collect()
     }
+
+    /// Of those, the ones that tell of `bug`. Others may fail for any reason, a busy machine included.
+    #[must_use]
+    pub fn caught(&self, bug: Bug) -> BTreeSet<Check> {
+        let mut failed = self.failed();
+        failed.retain(|check| tells_of(bug, *check));
+        failed
+    }
+}
+
+/// Whether a failure of `check` says that the books or the answers are wrong in the way in which `bug` makes
+/// them wrong.
+#[must_use]
+pub fn tells_of(bug: Bug, check: Check) -> bool {
+    let named: &[Check] = match bug {
+        Bug::AcknowledgeBeforeCommit => &[
+            Check::Acknowledged,
+            Check::ReadsGoForward,
+            Check::Replay,
+            Check::BooksAreTheHistory,
+        ],
+        Bug::AnswerInItsOwnTransaction => &[
+            Check::Acknowledged,
+            Check::NotDone,
+            Check::SettledOnce,
+            Check::Replay,
+            Check::BooksAreTheHistory,
+        ],
+        Bug::SkipLock => &[
+            Check::BooksAreTheHistory,
+            Check::ZeroSum,
+            Check::Balance,
+            Check::Rows,
+            Check::Chains,
+        ],
+        Bug::AuditOutside => &[Check::Rows, Check::Chains],
+    };
+    named.contains(&check)
 }
 
 /// The head of the table of cycles.
@@ -233,4 +272,47 @@ pub fn row(
         millis % 1_000 / 100,
         violations
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn failing(checks: &[Check]) -> Summary {
+        Summary {
+            seed: 0,
+            backend: "sqlite",
+            bug: None,
+            clients: 0,
+            cycles: Vec::new(),
+            total: Figures::default(),
+            violations: checks
+                .iter()
+                .map(|check| Violation {
+                    check: *check,
+                    detail: String::new(),
+                })
+                .collect(),
+            history: None,
+        }
+    }
+
+    #[test]
+    fn a_busy_machine_catches_no_bug() {
+        let busy = failing(&[
+            Check::DidWork,
+            Check::Process,
+            Check::Convergence,
+            Check::ServerError,
+            Check::UnexpectedAnswer,
+        ]);
+        for bug in Bug::ALL {
+            assert!(busy.caught(bug).is_empty(), "{}", bug.name());
+        }
+        let seen = failing(&[Check::DidWork, Check::Rows]);
+        assert_eq!(
+            seen.caught(Bug::AuditOutside),
+            BTreeSet::from([Check::Rows])
+        );
+    }
 }

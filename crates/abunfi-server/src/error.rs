@@ -388,7 +388,12 @@ impl From<ledger::Error> for Problem {
                 refusal,
                 request_id,
                 replayed,
-            } => Self::batch_failed(index, &Self::from(refusal), &request_id).replayed(replayed),
+            } => match refusal {
+                Refusal::Expired => Self::batch_expired(index, &request_id),
+                refusal => {
+                    Self::batch_failed(index, &Self::from(refusal), &request_id).replayed(replayed)
+                }
+            },
             ledger::Error::VersionMismatch { current } => Self::version_mismatch(current),
             ledger::Error::AssetNotFound => Self::not_found(),
             ledger::Error::Store(error) => error.into(),
@@ -463,14 +468,22 @@ impl From<Refusal> for Problem {
 impl Problem {
     /// A hold that would have ended before it began, said as the fault of its field below `pointer`.
     pub(crate) fn expired(pointer: &str) -> Self {
-        let mut faults = Faults::default();
-        faults.add(
-            format!("{pointer}/expires_at"),
-            FaultCode::OutOfRange,
-            "the time has passed",
-        );
-        faults.into()
+        has_passed(pointer).into()
     }
+
+    /// The same for an atomic batch: as for its other faulty items.
+    fn batch_expired(index: usize, request_id: &str) -> Self {
+        let faults = has_passed(&format!("/transactions/{index}"));
+        Self::batch_failed(index, &faults.clone().into(), request_id)
+            .with_member("errors", json!(faults))
+    }
+}
+
+fn has_passed(pointer: &str) -> Faults {
+    let mut faults = Faults::default();
+    let pointer = format!("{pointer}/expires_at");
+    faults.add(pointer, FaultCode::OutOfRange, "the time has passed");
+    faults
 }
 
 impl From<documents::Error> for Problem {

@@ -239,6 +239,33 @@ async fn a_faulty_item_fails_an_atomic_batch(server: &TestServer) {
     call(server, "k", true, &items[..1]).expect(200).await;
 }
 
+async fn a_time_that_has_passed_is_a_fault_of_its_item(server: &TestServer) {
+    let user = server.user_with("10").await;
+    let hold = |end: &str| json!({"user_id": user, "type": "withdraw", "amount": "1", "status": "pending", "expires_at": end});
+    let past = [deposit(&user, "1"), hold("2020-01-01T00:00:00Z")];
+    let good = [deposit(&user, "1"), hold("2100-01-01T00:00:00Z")];
+    for _ in 0..2 {
+        let refused = call(server, "k", true, &past).header("x-request-id", "b-1");
+        let refused = refused.expect_problem(422, "batch_failed").await;
+        assert_eq!(refused.at("/index"), 1);
+        assert_eq!(refused.text_at("/error/code"), "validation_failed");
+        assert_eq!(refused.header("idempotent-replayed"), None);
+        refused.has_faults(&[("/transactions/1/expires_at", "out_of_range")]);
+    }
+    assert_eq!(server.available(&user).await, "10");
+    // Nothing is stored for the key.
+    call(server, "k", true, &good).expect(200).await;
+    assert_eq!(server.available(&user).await, "10");
+
+    let each = call(server, "each", false, &past).expect(200).await;
+    let pointer = "/results/1/error/errors/0/pointer";
+    assert_eq!(each.text_at(pointer), "/transactions/1/expires_at");
+    let again = call(server, "each", false, &past).expect(200).await;
+    assert_eq!(again.text(), each.text());
+    assert_eq!(again.header("idempotent-replayed"), Some("true"));
+    assert_eq!(server.available(&user).await, "11");
+}
+
 async fn a_thousand_items_fit(server: &TestServer) {
     let users = [server.user().await, server.user().await];
     let items: Vec<_> = (0..1_000)
@@ -256,6 +283,7 @@ async fn a_thousand_items_fit(server: &TestServer) {
 on_every_backend!(
     an_atomic_batch_is_all_or_nothing,
     faulty_items_of_other_batches_fail_alone,
+    a_time_that_has_passed_is_a_fault_of_its_item,
     a_number_out_of_range_fails_its_item_only,
     a_batch_with_every_kind_of_item_is_replayed_as_it_was,
     the_frame_of_a_batch_is_checked,

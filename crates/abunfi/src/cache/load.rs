@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use super::flights::{Lead, Outcome};
 use super::generations::Note;
 use super::lease::Lease;
-use super::local::Entry;
+use super::local::{Entry, Moment};
 use super::service::{Inner, Landed};
 use super::{Cached, Hit, Lookup, Stored};
 use crate::clock::Timestamp;
@@ -29,6 +29,8 @@ const BUSY_PATIENCE: Duration = Duration::from_millis(200);
 const FIRST_BUSY_PAUSE: Duration = Duration::from_millis(5);
 /// How long an answer that is there already waits for L2 to take it.
 const FILL_PATIENCE: Duration = Duration::from_millis(20);
+/// Between two looks for what another caller's load brings.
+const OTHER_PAUSE: Duration = Duration::from_millis(5);
 /// Nesting of values in L2: documents are 32 deep, and what holds them adds a few.
 const MAX_VALUE_DEPTH: usize = 64;
 
@@ -60,9 +62,9 @@ pub(super) struct Older<T> {
 pub(super) struct Began {
     note: Arc<Note>,
     epoch: u64,
-    asked_at: Timestamp,
+    asked_at: Moment,
     /// Until when what L2 gives now may be served.
-    l2_until: Timestamp,
+    l2_until: Moment,
 }
 
 /// What a load gave.
@@ -121,7 +123,7 @@ impl<E: Send> Load<E> {
             Some(lead) => Arc::clone(lead.note()),
             None => Arc::new(self.inner.generations.note(&self.key, &self.tags)),
         };
-        let asked_at = self.inner.clock.now();
+        let asked_at = self.inner.now();
         let left = self.inner.l2_may_serve_for(&self.tags);
         Began {
             note,
@@ -178,7 +180,7 @@ impl<E: Send> Load<E> {
     /// Whether what L2 gave since `began` may be served: nothing voided it, and no commit that L2 was not
     /// told of can be missing.
     fn is_right(&self, began: &Began) -> bool {
-        began.note.holds() && self.inner.clock.now() < began.l2_until
+        began.note.holds() && self.inner.now().is_before(began.l2_until)
     }
 
     /// Answers with what L2 has.
@@ -205,13 +207,14 @@ impl<E: Send> Load<E> {
         T: Serialize + Send + Sync + 'static,
         F: Future<Output = Result<T, E>> + Send,
     {
-        let asked_at = self.inner.clock.now();
+        let asked_at = self.inner.now();
         let value = Arc::new(fetch.await?);
         let counts = &self.inner.counts;
         counts.misses.fetch_add(1, Ordering::Relaxed);
-        let stored = self.stored(&*value, asked_at);
+        let stored = self.stored(&*value, asked_at.clock);
         let began = Began { asked_at, ..began };
-        let entry = self.entry(Arc::<T>::clone(&value), &began, &stored, Timestamp::MAX);
+        let never = asked_at.plus(Duration::MAX);
+        let entry = self.entry(Arc::<T>::clone(&value), &began, &stored, never);
         self.keep(&entry);
         Ok(Loaded {
             value,
@@ -251,7 +254,7 @@ impl<E: Send> Load<E> {
         value: Arc<T>,
         began: &Began,
         stored: &Stored,
-        until: Timestamp,
+        until: Moment,
     ) -> Arc<Entry> {
         let mut right_until = until;
         if self.inner.shared {
@@ -420,7 +423,13 @@ impl<E: Send + 'static> Load<E> {
             false => self.inner.revalidations.begin(&self.key),
         };
         let Some(guard) = guard else {
-            return Ok(self.meanwhile(lead, entry, &older));
+            return match is_near {
+                true => Ok(self.meanwhile(lead, entry, &older)),
+                false => {
+                    self.wait_for_another(lead, began, entry, older, fetch)
+                        .await
+                }
+            };
         };
         let this = Arc::new(self);
         let note = Arc::clone(&began.note);
@@ -439,6 +448,46 @@ impl<E: Send + 'static> Load<E> {
         this.wait_briefly(lead, entry, older, &note, task).await
     }
 
+    /// What another caller's load in this process brings if it comes within the soft time-out, else the older
+    /// copy.
+    async fn wait_for_another<T, F>(
+        &self,
+        lead: Option<Lead<Landed>>,
+        began: Began,
+        entry: Arc<Entry>,
+        older: Older<T>,
+        fetch: impl FnOnce() -> F + Send,
+    ) -> Result<Cached<Arc<T>>, E>
+    where
+        T: Serialize + DeserializeOwned + Send + Sync + 'static,
+        F: Future<Output = Result<T, E>> + Send + 'static,
+    {
+        let deadline = Instant::now() + Duration::from_millis(self.inner.config.soft_timeout_ms);
+        while Instant::now() < deadline {
+            tokio::time::sleep(OTHER_PAUSE).await;
+            let Some(newer) = self.inner.fresh_in_l1(&self.key) else {
+                continue;
+            };
+            let Some(value) = newer.typed() else {
+                continue;
+            };
+            let answer = self.answer(value, &newer, Hit::L1);
+            if let Some(lead) = lead {
+                lead.land(Outcome::Loaded((newer, Hit::L1)));
+            }
+            return Ok(answer);
+        }
+        if self.may_show(&entry, &began.note) {
+            return Ok(self.meanwhile(lead, entry, &older));
+        }
+        self.ask(lead, began, None, Some(older), fetch()).await
+    }
+
+    /// Whether the older copy still is what a reader may be shown.
+    fn may_show(&self, entry: &Entry, note: &Note) -> bool {
+        note.holds() && self.inner.now().is_before(entry.right_until)
+    }
+
     /// The load's answer if it comes within the soft time-out, else the older copy.
     async fn wait_briefly<T: DeserializeOwned + Send + Sync + 'static>(
         &self,
@@ -452,7 +501,7 @@ impl<E: Send + 'static> Load<E> {
         let ended = match tokio::time::timeout(soft_timeout, &mut task).await {
             Ok(ended) => ended,
             // Unless it was invalidated meanwhile, or for too long nothing was heard that might be.
-            Err(_elapsed) if note.holds() && self.inner.clock.now() < entry.right_until => {
+            Err(_elapsed) if self.may_show(&entry, note) => {
                 return Ok(self.meanwhile(lead, entry, &older));
             }
             Err(_elapsed) => task.await,

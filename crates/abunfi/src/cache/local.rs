@@ -5,14 +5,54 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use quick_cache::sync::Cache;
+use tokio::time::Instant;
 
 use super::generations::Note;
-use crate::clock::Timestamp;
+use crate::clock::{Clock, Timestamp};
 
 /// What an entry takes beside its value: key, pointers, times, notes.
 const ENTRY_OVERHEAD_BYTES: u64 = 256;
 /// A guess for the first size of the table; it grows.
 const EXPECTED_ENTRY_BYTES: u64 = 2_048;
+
+/// As good as never, for a process.
+const FAR: Duration = Duration::from_secs(30 * 365 * 24 * 3_600);
+
+/// A moment by both clocks. What other instances have written must show within a second, so until when
+/// something may be served is asked of the steady clock too: the machine's may be set back.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Moment {
+    pub(super) clock: Timestamp,
+    steady: Instant,
+}
+
+impl Moment {
+    pub(super) fn now(clock: &dyn Clock) -> Self {
+        Self {
+            clock: clock.now(),
+            steady: Instant::now(),
+        }
+    }
+
+    pub(super) fn plus(self, duration: Duration) -> Self {
+        Self {
+            clock: self.clock.plus(duration),
+            steady: self.steady + duration.min(FAR),
+        }
+    }
+
+    pub(super) fn min(self, other: Self) -> Self {
+        Self {
+            clock: self.clock.min(other.clock),
+            steady: self.steady.min(other.steady),
+        }
+    }
+
+    /// By each of the clocks.
+    pub(super) fn is_before(self, until: Self) -> bool {
+        self.clock < until.clock && self.steady < until.steady
+    }
+}
 
 /// A value of any type, so that a hit parses nothing.
 #[derive(Debug, Clone)]
@@ -28,14 +68,17 @@ pub(super) struct Entry {
     pub(super) stored_at: Timestamp,
     /// Until when it shows what a reader may demand: other processes may have written since it was asked
     /// for.
-    pub(super) right_until: Timestamp,
+    pub(super) right_until: Moment,
     /// Until when it is fresh anywhere.
     pub(super) fresh_until: Timestamp,
 }
 
 impl Entry {
-    pub(super) fn is_fresh(&self, now: Timestamp, epoch: u64) -> bool {
-        now < self.right_until.min(self.fresh_until) && self.epoch == epoch && self.note.holds()
+    pub(super) fn is_fresh(&self, now: Moment, epoch: u64) -> bool {
+        now.is_before(self.right_until)
+            && now.clock < self.fresh_until
+            && self.epoch == epoch
+            && self.note.holds()
     }
 
     /// Whether it may answer in place of an authority that is away. An invalidated value never may.
@@ -44,8 +87,10 @@ impl Entry {
     }
 
     /// Whether only its own time is over: nothing invalidated it, and nobody else may have.
-    pub(super) fn may_be_older(&self, now: Timestamp, epoch: u64, stale_for: Duration) -> bool {
-        now < self.right_until && self.epoch == epoch && self.may_be_stale(now, stale_for)
+    pub(super) fn may_be_older(&self, now: Moment, epoch: u64, stale_for: Duration) -> bool {
+        now.is_before(self.right_until)
+            && self.epoch == epoch
+            && self.may_be_stale(now.clock, stale_for)
     }
 
     /// `None`: the key is used for two types.

@@ -15,7 +15,7 @@ use super::coverage::Coverage;
 use super::flights::{self, Flights, Lead, Outcome, Part};
 use super::generations::Generations;
 use super::load::{Load, Older, decode};
-use super::local::{Entry, Local};
+use super::local::{Entry, Local, Moment};
 use super::revalidations::Revalidations;
 use super::undelivered::Undelivered;
 use super::{Store, Stored, agreement};
@@ -383,25 +383,32 @@ enum Followed<T> {
 
 impl Inner {
     fn look_in_l1<T: Send + Sync + 'static>(&self, key: &str) -> Option<Cached<Arc<T>>> {
-        let entry = self.local.get(key)?;
-        let now = self.clock.now();
-        if !entry.is_fresh(now, self.epoch.load(Ordering::SeqCst)) {
-            return None;
-        }
+        let entry = self.fresh_in_l1(key)?;
         let value = entry.typed()?;
         self.counts.l1_hits.fetch_add(1, Ordering::Relaxed);
         Some(Cached {
             value,
             hit: Hit::L1,
-            age: now.since(entry.stored_at),
+            age: self.clock.now().since(entry.stored_at),
         })
+    }
+
+    pub(super) fn fresh_in_l1(&self, key: &str) -> Option<Arc<Entry>> {
+        let epoch = self.epoch.load(Ordering::SeqCst);
+        self.local
+            .get(key)
+            .filter(|entry| entry.is_fresh(self.now(), epoch))
+    }
+
+    pub(super) fn now(&self) -> Moment {
+        Moment::now(&*self.clock)
     }
 
     /// A copy that only its own time makes older.
     fn older_in_l1<T: Send + Sync + 'static>(&self, key: &str) -> Option<Older<T>> {
         let entry = self.local.get(key)?;
         let epoch = self.epoch.load(Ordering::SeqCst);
-        if !entry.may_be_older(self.clock.now(), epoch, self.stale_for()) {
+        if !entry.may_be_older(self.now(), epoch, self.stale_for()) {
             return None;
         }
         Some(Older {
@@ -420,7 +427,7 @@ impl Inner {
         key: &str,
         tags: &[String],
     ) -> Turn<T> {
-        let asked_at = self.clock.now();
+        let asked_at = self.now();
         loop {
             match self.flights.join(key, || self.generations.note(key, tags)) {
                 Part::Lead(lead) => return Turn::Load(Some(lead)),
@@ -455,11 +462,11 @@ impl Inner {
     async fn follow<T: Send + Sync + 'static>(
         &self,
         flight: watch::Receiver<Option<Outcome<Landed>>>,
-        asked_at: Timestamp,
+        asked_at: Moment,
     ) -> Followed<T> {
         match tokio::time::timeout(FOLLOW_PATIENCE, flights::outcome(flight)).await {
             // A load that began too long before this caller asked may miss what it may demand.
-            Ok(Some(Outcome::Loaded((entry, _)))) if entry.right_until <= asked_at => {
+            Ok(Some(Outcome::Loaded((entry, _)))) if !asked_at.is_before(entry.right_until) => {
                 Followed::Alone
             }
             Ok(Some(Outcome::Loaded((entry, hit)))) => match entry.typed() {

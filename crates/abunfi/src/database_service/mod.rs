@@ -447,7 +447,7 @@ impl DatabaseService {
     }
 
     /// Runs `body` in one relational transaction: see [`transaction`]. What it changed is invalidated in the
-    /// cache when (and only when) it committed.
+    /// cache when (and only when) it committed, or may have.
     ///
     /// # Errors
     /// The body's, after rolling back; [`StoreError::OutcomeUnknown`] when the commit's answer was lost.
@@ -455,11 +455,21 @@ impl DatabaseService {
         &self,
         body: impl transaction::Body<T>,
     ) -> Result<T, Error> {
-        let executing = transaction::execute(self.inner.transactions.as_ref(), body);
+        let mut unknown = Vec::new();
+        let store = self.inner.transactions.as_ref();
+        let executing = transaction::execute_noting(store, body, &mut unknown);
         let (executed, promises) = outbox::collecting(executing).await;
-        let (value, tags) = executed?;
-        self.inner.cache.keep(&tags, promises).await;
-        Ok(value)
+        match executed {
+            Ok((value, tags)) => {
+                self.inner.cache.keep(&tags, promises).await;
+                Ok(value)
+            }
+            Err(error) => {
+                // It may be committed yet: its promise stays for those who see it then.
+                self.inner.cache.invalidate(&[], &unknown).await;
+                Err(error)
+            }
+        }
     }
 
     /// Figures of every store and domain. A store that is away has its error in its place.

@@ -8,7 +8,7 @@ use crate::money::Amount;
 use crate::validation::Faults;
 
 /// A posting that broke a rule, decided from the locked account. It is the final answer to its
-/// idempotency key: a replay gives it again.
+/// idempotency key, but for two: a replay gives it again.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[serde(tag = "code", rename_all = "snake_case")]
 pub enum Refusal {
@@ -36,9 +36,19 @@ pub enum Refusal {
     #[error("a transaction that is {from} cannot become {to}")]
     InvalidTransition { from: Stage, to: Stage },
     /// The time at which the hold was to end had come before it began. Decided with the posting and not
-    /// before it, since a replay after that time is answered as the first request was.
+    /// before it, since a replay after that time is answered as the first request was. Never stored: like any
+    /// fault of a body it leaves the key for the corrected one, and time only moves on, so that a retry is
+    /// told the same.
     #[error("the time at which the hold expires has passed")]
     Expired,
+}
+
+impl Refusal {
+    /// Whether it is the final answer to its key, and so stored.
+    #[must_use]
+    pub const fn is_final(&self) -> bool {
+        !matches!(self, Self::UserNotFound | Self::Expired)
+    }
 }
 
 words! {

@@ -24,7 +24,8 @@ pub use request::{
     MAX_METADATA_BYTES, MAX_REASON_CHARS, MAX_REFERENCE_CHARS, PostRequest, SendOut, SettleRequest,
 };
 pub use service::{
-    BatchAnswer, BatchRequest, ItemResult, MAX_BATCH_ITEMS, RequestKey, Service, asset_tag,
+    BatchAnswer, BatchRequest, COMMIT_CHUNK, ItemResult, MAX_BATCH_ITEMS, RequestKey, Service,
+    asset_tag,
 };
 pub use store::{
     Action, AtomicBatch, BatchClaim, BatchKey, BatchOutcome, Command, Details, Idempotency,

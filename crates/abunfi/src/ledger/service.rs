@@ -32,7 +32,7 @@ use crate::validation::{FaultCode, Faults};
 pub const MAX_BATCH_ITEMS: usize = 1_000;
 /// Items of a batch that is not atomic that are committed together: a crash loses at most this many, which
 /// the retry then does.
-const COMMIT_CHUNK: usize = 500;
+pub const COMMIT_CHUNK: usize = 200;
 /// How long a request waits for an earlier one with the same key that still runs.
 const DUPLICATE_WAIT: Duration = Duration::from_secs(5);
 /// Statistics look back over this many days: six months.
@@ -336,7 +336,7 @@ impl Service {
             }
         }
         let outcomes = self.post_in_chunks(commands).await?;
-        // What stores nothing (a faulty item, a user who is not there) is found anew each time, and with the
+        // What stores nothing (a faulty item, a time that has passed, a user who is not there) is found anew each time, and with the
         // same words: so a batch is replayed when it was claimed before and nothing was done now.
         let replayed = is_again && outcomes.iter().all(did_nothing);
         for (place, outcome) in places.into_iter().zip(outcomes) {
@@ -654,7 +654,8 @@ fn canonical_order(metadata: &serde_json::Value) -> serde_json::Value {
 
 fn did_nothing(outcome: &Result<Outcome, Error>) -> bool {
     outcome.as_ref().is_ok_and(|outcome| {
-        outcome.replayed || outcome.answer.result == Err(Refusal::UserNotFound)
+        let refusal = outcome.answer.result.as_ref().err();
+        outcome.replayed || refusal.is_some_and(|refusal| !refusal.is_final())
     })
 }
 

@@ -145,6 +145,15 @@ pub struct BatchOutcome {
     pub replayed: bool,
 }
 
+impl BatchOutcome {
+    /// Whether it is the final answer to its key, and so stored. The body with a time that has passed may be
+    /// corrected under the same key.
+    #[must_use]
+    pub const fn is_final(&self) -> bool {
+        !matches!(&self.result, Err((_, Refusal::Expired)))
+    }
+}
+
 /// What [`Store::claim_batch`] found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum BatchClaim {
@@ -194,7 +203,8 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     /// An inner error is [`Error::IdempotencyKeyReused`]; refusals are answers (see [`Outcome`]).
     async fn post(&self, commands: &[Command]) -> Result<Vec<Result<Outcome, Error>>, StoreError>;
 
-    /// All or nothing, with the batch's idempotency row in the same transaction, also when refused.
+    /// All or nothing, with the batch's idempotency row in the same transaction, also when refused (unless
+    /// the refusal [is not final](BatchOutcome::is_final)).
     /// The error may be [`Error::IdempotencyKeyReused`] or [`Error::Store`].
     async fn post_atomic(&self, batch: &AtomicBatch) -> Result<BatchOutcome, Error>;
 

@@ -13,7 +13,7 @@ use crate::users::{self, IdentityQuery, NewUser, UserRecord};
 pub mod guard;
 mod run;
 
-pub use run::execute;
+pub use run::{execute, execute_noting};
 
 /// One open relational transaction. Dropping it rolls back.
 ///
@@ -51,6 +51,9 @@ pub trait Transaction: Send {
 
     /// The cache tags to invalidate when (and only when) this commits; the operations above add theirs.
     fn invalidate(&mut self, tag: String);
+
+    /// What would be invalidated if this committed now.
+    fn tags(&self) -> Vec<String>;
 
     /// Writes the outbox row, commits, and gives the tags to invalidate. Runs to its end even when the
     /// caller goes away. [`StoreError::Conflict`]: certainly not done, may be run again;

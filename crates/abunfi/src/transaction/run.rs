@@ -25,13 +25,26 @@ const FIRST_PAUSE_MICROS: u64 = 4_000;
 ///
 /// # Panics
 /// Passes a panic of the body on, after rolling back.
-pub async fn execute<T>(
+pub async fn execute<T>(store: &dyn Store, body: impl Body<T>) -> Result<(T, Vec<String>), Error> {
+    execute_noting(store, body, &mut Vec::new()).await
+}
+
+/// The same. `unknown` gets the tags of what is perhaps committed, when the commit's answer was lost: a cache
+/// must not go on showing what was there before.
+///
+/// # Errors
+/// As [`execute`].
+///
+/// # Panics
+/// As [`execute`].
+pub async fn execute_noting<T>(
     store: &dyn Store,
     mut body: impl Body<T>,
+    unknown: &mut Vec<String>,
 ) -> Result<(T, Vec<String>), Error> {
     let mut attempt = 1;
     loop {
-        match attempt_once(store, &mut body).await {
+        match attempt_once(store, &mut body, unknown).await {
             Err(error) if attempt < MAX_ATTEMPTS && is_conflict(&error) => {
                 tokio::time::sleep(pause(attempt)).await;
                 attempt += 1;
@@ -44,6 +57,7 @@ pub async fn execute<T>(
 async fn attempt_once<T>(
     store: &dyn Store,
     body: &mut impl Body<T>,
+    unknown: &mut Vec<String>,
 ) -> Result<(T, Vec<String>), Error> {
     let mut transaction = store.begin().await?;
     let ran = AssertUnwindSafe(guard::inside(body(transaction.as_mut())))
@@ -51,8 +65,16 @@ async fn attempt_once<T>(
         .await;
     match ran {
         Ok(Ok(value)) => {
-            let tags = transaction.commit().await?;
-            Ok((value, tags))
+            let tags = transaction.tags();
+            match transaction.commit().await {
+                Ok(tags) => Ok((value, tags)),
+                Err(error) => {
+                    if matches!(error, StoreError::OutcomeUnknown { .. }) {
+                        *unknown = tags;
+                    }
+                    Err(error.into())
+                }
+            }
         }
         Ok(Err(error)) => {
             // The body's error says more than a failing rollback, which the dropped connection does anyway.

@@ -119,8 +119,26 @@ impl Service {
         };
         let (this, ctx) = (self.clone(), ctx.clone());
         detached(async move {
+            // Asked before, since a commit whose answer is lost does not say whom it concerns.
+            let referrer = match user.referred_by {
+                Some(code) => {
+                    let (kind, key) = (IdentityKind::ReferralCode, code.key());
+                    let query = IdentityQuery { kind, key };
+                    this.store.find_by_identity(&query).await?
+                }
+                None => None,
+            };
             let creating = this.store.create(&ctx, &user);
             let (created, promises) = outbox::collecting(creating).await;
+            if let Err(Error::Store(StoreError::OutcomeUnknown { .. })) = &created {
+                // It may be committed yet: its promise stays for those who see it then.
+                let tags: Vec<String> = referrer
+                    .into_iter()
+                    .chain([user.id])
+                    .map(user_tag)
+                    .collect();
+                this.cache.invalidate(&[], &tags).await;
+            }
             let record = created?;
             let tags: Vec<String> = [Some(record.id), record.referral.referred_by]
                 .into_iter()

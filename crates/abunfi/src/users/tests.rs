@@ -22,6 +22,16 @@ use crate::error::{StoreError, StoreKind};
 use crate::ids::UserId;
 use crate::ledger::{Asset, Page};
 
+/// The name of users of whom the commit's answer is lost.
+const LOST: &str = "Lost";
+
+fn lost() -> Error {
+    Error::Store(StoreError::OutcomeUnknown {
+        store: StoreKind::Relational,
+        reason: "lost".to_owned(),
+    })
+}
+
 /// Users, whose heads are those of the documents' fakes, and which is away when they are.
 #[derive(Debug)]
 struct FakeUsers {
@@ -80,6 +90,9 @@ impl Store for FakeUsers {
             created_at: user.at,
             updated_at: user.at,
         };
+        if user.name.as_str() == LOST {
+            return Err(lost());
+        }
         self.records.lock().unwrap().push(record.clone());
         self.heads.add_user(user.id);
         for (kind, document) in [
@@ -104,9 +117,9 @@ impl Store for FakeUsers {
     async fn find_by_identity(&self, query: &IdentityQuery) -> Result<Option<UserId>, StoreError> {
         self.answer()?;
         let records = self.records.lock().unwrap();
-        let found = records
-            .iter()
-            .find(|record| record.email.key() == query.key);
+        let found = records.iter().find(|record| {
+            record.email.key() == query.key || record.referral.code.key() == query.key
+        });
         Ok(found.map(|record| record.id))
     }
 
@@ -148,11 +161,7 @@ impl Store for FakeUsers {
         _if_match: Option<i64>,
         _at: Timestamp,
     ) -> Result<UserRecord, Error> {
-        // The commit's answer is lost.
-        Err(Error::Store(StoreError::OutcomeUnknown {
-            store: StoreKind::Relational,
-            reason: "lost".to_owned(),
-        }))
+        Err(lost())
     }
 
     async fn referrals(
@@ -196,6 +205,14 @@ impl Platform {
     }
 
     async fn create(&self, name: &str, referred_by: Option<ReferralCode>) -> HybridUser {
+        self.try_create(name, referred_by).await.unwrap()
+    }
+
+    async fn try_create(
+        &self,
+        name: &str,
+        referred_by: Option<ReferralCode>,
+    ) -> Result<HybridUser, Error> {
         let request = CreateUser {
             email: Email::parse(&format!("{name}@example.com")).unwrap(),
             name: Name::parse(name).unwrap(),
@@ -207,7 +224,7 @@ impl Platform {
             metadata: None,
         };
         let ctx = Context::system("test");
-        self.users.create(&ctx, request).await.unwrap()
+        self.users.create(&ctx, request).await
     }
 
     async fn get(&self, id: UserId) -> Served<HybridUser> {
@@ -335,6 +352,25 @@ async fn the_referrers_profile_counts_a_new_user_at_once() {
     let referred = platform.create("binh", Some(code)).await;
     assert_eq!(referred.referral.referred_by, Some(referrer.id));
     assert_eq!(platform.get(referrer.id).await.value.referral.count, 1);
+}
+
+#[tokio::test]
+async fn the_referrers_profile_is_not_hidden_by_the_cache_when_it_is_unknown_whether_a_user_was_made()
+ {
+    let platform = Platform::new();
+    let referrer = platform.create("an", None).await;
+    platform.get(referrer.id).await;
+    let code = referrer.referral.code;
+    let unknown = platform.try_create(LOST, Some(code)).await;
+    assert!(matches!(
+        unknown,
+        Err(Error::Store(StoreError::OutcomeUnknown { .. }))
+    ));
+    let served = platform.get(referrer.id).await;
+    assert_eq!(
+        (served.source, served.value.referral.count),
+        (Source::Miss, 1)
+    );
 }
 
 #[tokio::test]

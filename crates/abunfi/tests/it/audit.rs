@@ -192,6 +192,16 @@ async fn the_database_itself_refuses_a_transaction_without_an_account(stores: &R
             "{constraint}"
         );
     }
+    if stores.backend == Backend::Postgres {
+        for table in [
+            "accounts",
+            "transactions",
+            "entries",
+            "accounts, transactions",
+        ] {
+            refused(stores, &format!("TRUNCATE {table}")).await;
+        }
+    }
     refused(stores, "UPDATE transactions SET status = 'done'").await;
     refused(stores, "UPDATE transactions SET amount = 0").await;
     stores.check_books().await;

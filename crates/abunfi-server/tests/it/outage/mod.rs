@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 
 use abunfi::Config;
 use abunfi::config::Secret;
+use abunfi::error::{Error, StoreError};
 use abunfi_testkit::{FaultProxy, servers};
+use futures::FutureExt as _;
 use serde_json::json;
 
 use crate::support::{Backend, Seed, TestServer, create, unique};
@@ -229,6 +231,42 @@ fn a_commit_whose_answer_is_lost_is_unknown_and_its_key_settles_it() {
             .expect(201)
             .await;
         assert_eq!(again.header("idempotent-replayed"), Some("true"));
+        server
+    });
+}
+
+#[test]
+fn what_a_transaction_perhaps_changed_is_not_shown_from_the_cache() {
+    run(async |server, proxies, _| {
+        let user = server.user().await;
+        let id: abunfi::ids::UserId = user.parse().unwrap();
+        let profile = format!("users/{user}");
+        let mut was_hit = false;
+        for _ in 0..20 {
+            server.get(&profile).expect(200).await;
+            let cached = server.get(&profile).expect(200).await;
+            assert_eq!(cached.header("x-cache"), Some("hit"));
+            proxies.postgres.drop_response_after(b"COMMIT\0", 1);
+            let executed = server
+                .platform
+                .execute_transaction(move |tx| {
+                    async move {
+                        tx.invalidate(abunfi::cache::user_tag(id));
+                        Ok(())
+                    }
+                    .boxed()
+                })
+                .await;
+            let read = server.get(&profile).expect(200).await;
+            proxies.postgres.disarm();
+            // Other work commits too: until it is this commit that is hit.
+            if let Err(Error::Store(StoreError::OutcomeUnknown { .. })) = executed {
+                assert_eq!(read.header("x-cache"), Some("miss"));
+                was_hit = true;
+                break;
+            }
+        }
+        assert!(was_hit, "a commit was hit");
         server
     });
 }

@@ -116,6 +116,47 @@ async fn what_is_long_past_its_time_is_served_only_if_the_load_takes_long() {
 }
 
 #[tokio::test]
+async fn whoever_asks_while_it_is_loaded_waits_for_that_load_too() {
+    let world = World::new();
+    let instance = Arc::new(world.alone());
+    instance.revalidate(None).await;
+    world.clock.advance(LONG_PAST);
+    instance.version.store(2, Ordering::SeqCst);
+    let go = Arc::new(Notify::new());
+    let ask = |go: Option<Arc<Notify>>| {
+        let instance = Arc::clone(&instance);
+        tokio::spawn(async move { instance.revalidate(go).await })
+    };
+    let first = ask(Some(Arc::clone(&go)));
+    until_fetched(&instance, 2).await;
+    let second = ask(None);
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    go.notify_one();
+    assert_eq!(first.await.unwrap(), (2, Hit::Fetched));
+    assert_eq!(second.await.unwrap(), (2, Hit::L1));
+    assert_eq!(instance.fetched(), 2, "one load for both");
+    // A load that takes too long is not waited for.
+    world.clock.advance(LONG_PAST);
+    let first = ask(Some(Arc::clone(&go)));
+    until_fetched(&instance, 3).await;
+    assert_eq!(ask(None).await.unwrap(), (2, Hit::Revalidated));
+    go.notify_one();
+    first.await.unwrap();
+}
+
+#[tokio::test]
+async fn what_others_may_have_written_is_asked_for_again_though_the_clock_was_set_back() {
+    let world = World::new();
+    let instance = world.instance(None, true);
+    assert_eq!(instance.read().await, (1, Hit::Fetched));
+    assert_eq!(instance.read().await, (1, Hit::L1));
+    instance.version.store(2, Ordering::SeqCst);
+    // The machine's clock stands still; as well it might be set back.
+    tokio::time::sleep(Duration::from_millis(1_050)).await;
+    assert_eq!(instance.read().await, (2, Hit::Fetched));
+}
+
+#[tokio::test]
 async fn an_invalidation_beats_the_load_in_the_background() {
     for with_l2 in [false, true] {
         let world = World::new();

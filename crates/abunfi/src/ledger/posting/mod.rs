@@ -416,7 +416,7 @@ impl Books {
             result,
         };
         if let (Some(key), Some(idempotency)) = (key, &command.idempotency)
-            && answer.result != Err(Refusal::UserNotFound)
+            && answer.result.as_ref().err().is_none_or(Refusal::is_final)
         {
             let row = Answer {
                 fingerprint: idempotency.fingerprint,

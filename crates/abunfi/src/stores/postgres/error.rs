@@ -62,6 +62,9 @@ pub(super) fn classify(error: &sqlx::Error) -> StoreError {
                 "55P03" | "53300" => overloaded(answer),
                 // query_canceled: the statement time-out. read_only_sql_transaction: it is a standby.
                 "57014" | "25006" => unavailable(answer),
+                // undefined_column, undefined_table: a newer program has migrated the schema meanwhile. Nothing
+                // was done, and who asks another instance is served.
+                "42703" | "42P01" => unavailable(answer),
                 // connection exceptions; a server that shuts down, crashed or starts; out of resources; an
                 // idle transaction that was cut off; authentication
                 code if matches!(code.get(..2), Some("08" | "53" | "58" | "28"))
@@ -192,6 +195,18 @@ mod tests {
     }
 
     #[test]
+    fn a_schema_that_a_newer_program_has_migrated_means_not_done() {
+        for code in ["42703", "42P01"] {
+            let error = answer(code);
+            assert!(
+                matches!(classify(&error), StoreError::Unavailable { .. }),
+                "{code}"
+            );
+            assert!(!is_lost(&error), "{code}");
+        }
+    }
+
+    #[test]
     fn what_passes_is_overload_and_leaves_the_connection_whole() {
         for code in ["55P03", "53300"] {
             let error = answer(code);
@@ -205,10 +220,10 @@ mod tests {
 
     #[test]
     fn what_nobody_expects_is_reported_with_its_code() {
-        let error = answer("42703");
+        let error = answer("42601");
         assert_eq!(
             classify(&error).to_string(),
-            "postgresql: unexpected: the message (SQLSTATE 42703)"
+            "postgresql: unexpected: the message (SQLSTATE 42601)"
         );
         assert!(!is_lost(&error));
         assert_eq!(constraint(&error), Some("users_pkey"));

@@ -199,6 +199,10 @@ impl Transaction for PostgresTransaction {
         }
     }
 
+    fn tags(&self) -> Vec<String> {
+        self.tags.clone()
+    }
+
     async fn commit(mut self: Box<Self>) -> Result<Vec<String>, StoreError> {
         self.check_whole()?;
         let deadline = self.open.deadline();

@@ -187,6 +187,10 @@ impl Transaction for SqliteTransaction {
         self.tags.insert(tag);
     }
 
+    fn tags(&self) -> Vec<String> {
+        self.tags.iter().cloned().collect()
+    }
+
     async fn commit(mut self: Box<Self>) -> Result<Vec<String>, StoreError> {
         if let Some(failed) = self.failed {
             return Err(failed);

@@ -23,6 +23,7 @@ on_every_backend!(
     one_key_at_once_with_two_requests_serves_one_of_them,
     a_refusal_is_stored_and_replayed,
     an_unknown_user_is_never_stored,
+    a_time_that_has_passed_is_never_stored,
     one_key_belongs_to_one_user_principal_and_scope,
     settling_and_submitting_replay_as_well,
     an_answer_that_is_put_together_again_has_the_same_bytes,
@@ -199,6 +200,28 @@ async fn an_unknown_user_is_never_stored(stores: &Relational) {
         .await
         .unwrap();
     stores.posted(deposit(new.id, 5).key("k", 1)).await;
+}
+
+async fn a_time_that_has_passed_is_never_stored(stores: &Relational) {
+    let user = stores.user_with("An", 10).await;
+    let hold = |end: i64, body: u8| {
+        let command = withdraw(user, 1).pending().expires(at(end));
+        command.key("k", body)
+    };
+    for _ in 0..2 {
+        let outcome = stores.post(hold(-1, 1)).await.unwrap();
+        assert_eq!(outcome.answer.result, Err(Refusal::Expired));
+        assert!(!outcome.replayed);
+    }
+    // The corrected body, with the same key; from then on the key is that body's.
+    stores.posted(hold(100_000, 2)).await;
+    assert!(stores.post(hold(100_000, 2)).await.unwrap().replayed);
+    let reused = stores.post(hold(-1, 1)).await;
+    assert!(
+        matches!(reused, Err(Error::IdempotencyKeyReused)),
+        "{reused:?}"
+    );
+    stores.check_books().await;
 }
 
 async fn one_key_belongs_to_one_user_principal_and_scope(stores: &Relational) {

@@ -8,6 +8,7 @@ mod durability;
 mod on_postgres;
 mod on_sqlite;
 mod opening;
+mod upgrading;
 
 /// Rows that break a rule, each as a readable text; there must be none.
 async fn none(stores: &Relational, rule: &str, sql: &str) {

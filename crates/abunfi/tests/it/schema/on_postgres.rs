@@ -15,6 +15,8 @@ on_one_backend!(
     the_append_only_tables_have_their_triggers,
     there_is_no_sequence_and_no_inexact_number,
     every_check_has_a_name_of_the_program_s,
+    the_rows_that_are_referred_to_are_looked_up_in_the_program_s_own_tables,
+    who_may_only_insert_is_checked_as_well,
 );
 
 /// Tables of the program, without the migrator's.
@@ -140,4 +142,63 @@ async fn every_check_has_a_name_of_the_program_s(stores: &Relational) {
     for name in names {
         assert!(given.contains(name.as_str()), "{name}");
     }
+}
+
+/// The constraint that a statement ran into.
+async fn constraint(stores: &Relational, sql: &str) -> String {
+    match stores.raw.execute(sql).await {
+        Err(sqlx::Error::Database(error)) => {
+            error.constraint().unwrap_or(error.message()).to_owned()
+        }
+        other => panic!("{sql}: {other:?}"),
+    }
+}
+
+const ENTRY: &str =
+    "INSERT INTO public.entries (user_id, transaction_id, account, asset, amount, at) VALUES";
+
+async fn the_rows_that_are_referred_to_are_looked_up_in_the_program_s_own_tables(
+    stores: &Relational,
+) {
+    let user = stores.user_with("An", 10).await;
+    let sql = format!(
+        "DO $$ BEGIN
+             CREATE TEMPORARY TABLE transactions AS
+                 SELECT '{user}'::uuid AS user_id, '{user}'::uuid AS transaction_id;
+             {ENTRY} ('{user}', '{user}', 'fees', 'VND', 1, now());
+         END $$"
+    );
+    assert_eq!(constraint(stores, &sql).await, "entries_transaction_fkey");
+    let sql = format!(
+        "DO $$ BEGIN
+             CREATE TEMPORARY TABLE transactions AS
+                 SELECT '{user}'::uuid AS user_id, 'VND'::text AS asset LIMIT 0;
+             DELETE FROM public.accounts WHERE user_id = '{user}';
+         END $$"
+    );
+    assert_eq!(constraint(stores, &sql).await, "transactions_account_fkey");
+}
+
+async fn who_may_only_insert_is_checked_as_well(stores: &Relational) {
+    let user = stores.user_with("An", 10).await;
+    let role = abunfi_testkit::unique_name();
+    // A failure takes the role back with all the rest.
+    let as_writer = |transaction: &str| {
+        format!(
+            "DO $$ DECLARE posted uuid := (SELECT transaction_id FROM transactions); BEGIN
+                 CREATE ROLE {role};
+                 GRANT INSERT ON entries TO {role};
+                 SET LOCAL ROLE {role};
+                 {ENTRY} ('{user}', {transaction}, 'fees', 'VND', 1, now());
+                 RESET ROLE;
+                 RAISE EXCEPTION 'it was written';
+             END $$"
+        )
+    };
+    assert_eq!(
+        constraint(stores, &as_writer("posted")).await,
+        "it was written"
+    );
+    let found = constraint(stores, &as_writer(&format!("'{user}'"))).await;
+    assert_eq!(found, "entries_transaction_fkey");
 }

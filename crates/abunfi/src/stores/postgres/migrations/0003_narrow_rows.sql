@@ -1,5 +1,18 @@
 -- Narrower rows, and checks that cost a batch little.
 
+-- Nobody writes while the rows move: a key that an older program commits between the copy and the DROP would be
+-- lost, and its retry would post twice. All that is changed here is locked at once, in the order in which postings
+-- lock, so that neither waits for the other. What comes afterwards sees what was committed before.
+SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
+DO $$
+BEGIN
+    LOCK TABLE accounts, transactions, entries, audit, idempotency_keys IN ACCESS EXCLUSIVE MODE;
+EXCEPTION WHEN feature_not_supported THEN
+    -- A server without such locks: there all older instances must have been stopped, as everywhere.
+    NULL;
+END;
+$$;
+
 -- Answers to requests on one user. Most answers are what two rows that never change again say, the finished
 -- transaction and the audit row that finished it: then answer is null and they are named instead, and a
 -- replay is put together from them. key_hash is the first half of SHA-256 over principal, scope and key with
@@ -29,7 +42,9 @@ CREATE INDEX idempotency_keys_created_idx ON idempotency_keys (created_at);
 
 -- What the two foreign keys of a posting demand, checked for all rows of a statement at once: a foreign key
 -- looks up and locks its row one by one, which was the largest part of writing a batch. The rows that they
--- refer to can neither be deleted while they are referred to nor renamed, so that looking once, when a row is written, is enough.
+-- refer to can neither be deleted while they are referred to nor renamed. Looking once, when a row is written, is
+-- enough for writers that lock the account first, as the program does; it is not for one that deletes an account
+-- while another one, without that lock, writes the account's first transaction.
 CREATE FUNCTION abunfi_check_entries() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     IF EXISTS (
@@ -77,12 +92,34 @@ BEGIN
     RETURN OLD;
 END;
 $$;
-ALTER TABLE entries DROP CONSTRAINT entries_transaction_fkey;
-CREATE TRIGGER entries_transaction_fkey AFTER INSERT ON entries
-    REFERENCING NEW TABLE AS written FOR EACH STATEMENT EXECUTE FUNCTION abunfi_check_entries();
-ALTER TABLE transactions DROP CONSTRAINT transactions_account_fkey;
-CREATE TRIGGER transactions_account_fkey AFTER INSERT ON transactions
-    REFERENCING NEW TABLE AS written FOR EACH STATEMENT EXECUTE FUNCTION abunfi_check_transactions();
+-- They look in the program's own tables, whatever the writer's search path and temporary tables are, and with the
+-- owner's rights, so that who may only insert can.
+DO $$
+DECLARE
+    home text := (SELECT relnamespace::regnamespace::text FROM pg_class WHERE oid = 'accounts'::regclass);
+    name text;
+BEGIN
+    FOREACH name IN ARRAY ARRAY['abunfi_check_entries', 'abunfi_check_transactions', 'abunfi_keep_account',
+                                'abunfi_keep_transaction']
+    LOOP
+        EXECUTE format('ALTER FUNCTION %I() SECURITY DEFINER SET search_path = pg_catalog, %s, pg_temp', name, home);
+        EXECUTE format('REVOKE ALL ON FUNCTION %I() FROM PUBLIC', name);
+    END LOOP;
+END;
+$$;
+-- As text, since a server without transition tables does not even read it: there the foreign keys stay.
+DO $$
+BEGIN
+    EXECUTE 'CREATE TRIGGER entries_transaction_fkey AFTER INSERT ON entries
+        REFERENCING NEW TABLE AS written FOR EACH STATEMENT EXECUTE FUNCTION abunfi_check_entries()';
+    EXECUTE 'CREATE TRIGGER transactions_account_fkey AFTER INSERT ON transactions
+        REFERENCING NEW TABLE AS written FOR EACH STATEMENT EXECUTE FUNCTION abunfi_check_transactions()';
+    ALTER TABLE entries DROP CONSTRAINT entries_transaction_fkey;
+    ALTER TABLE transactions DROP CONSTRAINT transactions_account_fkey;
+EXCEPTION WHEN feature_not_supported OR syntax_error THEN
+    NULL;
+END;
+$$;
 CREATE TRIGGER transactions_keep_identity BEFORE DELETE OR UPDATE OF user_id, transaction_id, asset ON transactions
     FOR EACH ROW EXECUTE FUNCTION abunfi_keep_transaction();
 CREATE TRIGGER transactions_no_truncate BEFORE TRUNCATE ON transactions

@@ -84,7 +84,7 @@ impl Store for Sqlite {
                     result,
                     replayed: false,
                 };
-                if let Some(key) = &batch.key {
+                if let Some(key) = batch.key.as_ref().filter(|_| outcome.is_final()) {
                     let answer = to_json(&outcome)?;
                     insert_batch(conn, key, &batch.request_id, Some(answer)).await?;
                 }

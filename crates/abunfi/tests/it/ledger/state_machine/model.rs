@@ -104,6 +104,21 @@ pub(super) enum Said {
     Back([Option<Account>; 2]),
 }
 
+impl Said {
+    /// Whether a posting was refused for a time that had passed, which is looked at before all else that the
+    /// account decides.
+    fn has_expired(&self) -> bool {
+        let expired = |broken: &Vec<Refusal>| broken.first() == Some(&Refusal::Expired);
+        match self {
+            Self::Each(verdicts) => verdicts
+                .iter()
+                .any(|verdict| verdict.as_ref().is_err_and(expired)),
+            Self::Whole(Err((_, broken))) => expired(broken),
+            _ => false,
+        }
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum StatusRefusal {
     Final,
@@ -141,6 +156,8 @@ pub(super) struct Model {
     hashes: BTreeSet<(usize, TransactionType, u8)>,
     /// The requests that had a key, whose number is the key.
     pub(super) keyed: Vec<Request>,
+    /// Keys that are not settled by their request: of a time that had passed nothing is stored.
+    unsettled: BTreeSet<usize>,
     /// Every account after every change of it, with the time.
     past: Vec<(i64, (usize, usize), Account)>,
     pub(super) said: Said,
@@ -160,6 +177,7 @@ impl ReferenceStateMachine for Model {
             references: BTreeSet::new(),
             hashes: BTreeSet::new(),
             keyed: Vec::new(),
+            unsettled: BTreeSet::new(),
             past: Vec::new(),
             said: Said::Nothing,
         };
@@ -221,8 +239,11 @@ impl ReferenceStateMachine for Model {
         if !state.transactions.is_empty() {
             choices.push((10, ask(settling(state.transactions.len())).boxed()));
         }
-        if !state.keyed.is_empty() {
-            let key = 0..state.keyed.len();
+        let settled: Vec<usize> = (0..state.keyed.len())
+            .filter(|key| !state.unsettled.contains(key))
+            .collect();
+        if !settled.is_empty() {
+            let key = select(settled);
             choices.push((
                 3,
                 key.clone()
@@ -240,7 +261,9 @@ impl ReferenceStateMachine for Model {
                 request: Request::Settle { transaction, .. } | Request::Submit { transaction, .. },
                 ..
             } => *transaction < state.transactions.len(),
-            Transition::Again { key } | Transition::Misuse { key } => *key < state.keyed.len(),
+            Transition::Again { key } | Transition::Misuse { key } => {
+                *key < state.keyed.len() && !state.unsettled.contains(key)
+            }
             _ => true,
         }
     }
@@ -251,7 +274,11 @@ impl ReferenceStateMachine for Model {
                 if *keyed {
                     state.keyed.push(request.clone());
                 }
-                state.ask(request)
+                let said = state.ask(request);
+                if *keyed && said.has_expired() {
+                    state.unsettled.insert(state.keyed.len() - 1);
+                }
+                said
             }
             Transition::Again { .. } => Said::Replay,
             Transition::Misuse { .. } => Said::Reused,
