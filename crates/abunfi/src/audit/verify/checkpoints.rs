@@ -55,7 +55,7 @@ pub(super) async fn judge(
     findings: &mut Findings,
 ) -> Result<Checkpoints, StoreError> {
     let Some(newest) = store.newest_checkpoint().await? else {
-        return Ok(without_any(options.anchor.as_ref(), findings));
+        return Ok(without_any(options, findings));
     };
     let mut replay = Replay::of(store, findings).await?;
     let mut changes = Changes {
@@ -94,8 +94,13 @@ pub(super) async fn judge(
     Ok(result)
 }
 
-fn without_any(anchor: Option<&Anchor>, findings: &mut Findings) -> Checkpoints {
-    if let Some(anchor) = anchor {
+fn without_any(options: &Options, findings: &mut Findings) -> Checkpoints {
+    if !options.public_keys.is_empty() {
+        let place = || Place::Checkpoint { number: 1 };
+        let expected = "a checkpoint signed by one of the keys that were given";
+        findings.add(place, "public_key", expected, "no checkpoint");
+    }
+    if let Some(anchor) = &options.anchor {
         missing_anchor(anchor, findings);
     }
     Checkpoints::default()

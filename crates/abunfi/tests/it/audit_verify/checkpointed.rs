@@ -18,6 +18,7 @@ on_every_backend!(
     an_edited_leaf_change_is_found,
     an_edited_signature_is_found,
     another_key_is_found,
+    a_key_that_is_demanded_demands_a_checkpoint,
     a_deleted_checkpoint_is_found,
     newest_rows_that_were_cut_off_are_found,
     a_chain_that_was_written_anew_is_found,
@@ -121,6 +122,22 @@ async fn another_key_is_found(stores: &Relational) {
         "public_key",
         "one of the keys that were given",
         "nothing",
+    );
+}
+
+async fn a_key_that_is_demanded_demands_a_checkpoint(stores: &Relational) {
+    books(stores).await;
+    assert!(verify(stores).await.clean, "none was demanded");
+    let options = Options {
+        public_keys: vec![Signer::of_seed(&[3; 32]).public_key()],
+        ..Options::default()
+    };
+    assert_only(
+        &verify_with(stores, &options).await,
+        &number(1),
+        "public_key",
+        "a checkpoint signed by one of the keys that were given",
+        "no checkpoint",
     );
 }
 
