@@ -561,6 +561,8 @@ class Books:
         last = self.checkpoints[-1]["number"] if self.checkpoints else 0
         if last != self.newest:
             self.report.found("the newest checkpoint is not the header's")
+        if self.report.trusted and not self.checkpoints:
+            self.report.found("no checkpoint is signed by a key that is trusted: there is none")
         for key in sorted(self.known):
             self.report.found("user %s, chain %s: a checkpoint covers it, and it is not there" % key)
 

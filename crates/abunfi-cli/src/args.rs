@@ -92,7 +92,7 @@ Example:
   abunfi verify --anchor anchor.json --public-key 1f0c…
 
 Exits with 0 if the books are proved, with 1 if something disagrees, with 2 if it was asked wrongly.
-Reads only; safe beside a running service.")]
+Changes nothing, also no schema and no hold that is due; safe beside a running service.")]
     Verify(Verify),
 
     /// Show per asset what users have, every system account, and that it comes to zero

@@ -30,6 +30,15 @@ pub(crate) fn load(flags: &SettingFlags) -> Result<Loaded, Problems> {
 
 /// A platform for a command that does one thing and ends: quiet, unless a level was asked for.
 pub(crate) async fn open_for_command(loaded: Loaded) -> anyhow::Result<DatabaseService> {
+    Ok(Box::pin(DatabaseService::open(quiet(loaded))).await?)
+}
+
+/// The same for a command that only looks: opening changes nothing.
+pub(crate) async fn open_to_read(loaded: Loaded) -> anyhow::Result<DatabaseService> {
+    Ok(Box::pin(DatabaseService::open_to_read(quiet(loaded))).await?)
+}
+
+fn quiet(loaded: Loaded) -> Config {
     let level = match loaded.source("log_level") {
         Source::Default => LogLevel::Warn,
         _ => loaded.config.log_level,
@@ -38,5 +47,5 @@ pub(crate) async fn open_for_command(loaded: Loaded) -> anyhow::Result<DatabaseS
     let mut config = loaded.config;
     // Only the service makes checkpoints by itself.
     config.audit.checkpoint_minutes = 0;
-    Ok(Box::pin(DatabaseService::open(config)).await?)
+    config
 }

@@ -15,7 +15,7 @@ pub(crate) async fn run(
     json: bool,
 ) -> anyhow::Result<ExitCode> {
     let wanted = asset.map(parse).transpose()?;
-    let platform = setup::open_for_command(loaded).await?;
+    let platform = setup::open_to_read(loaded).await?;
     let books = platform.ledger().trial_balance().await;
     platform.close().await;
     let mut books = books?;

@@ -22,7 +22,7 @@ const ELSEWHERE: Duration = Duration::from_secs(10);
 pub(crate) async fn run(loaded: Loaded, asked: &Verify, json: bool) -> anyhow::Result<ExitCode> {
     // Asked wrongly is said before anything is opened.
     let options = options(asked)?;
-    let platform = setup::open_for_command(loaded).await?;
+    let platform = setup::open_to_read(loaded).await?;
     if let Some(number) = options.since
         && !platform.verifier().has_checkpoint(number).await?
     {

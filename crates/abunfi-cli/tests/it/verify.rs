@@ -1,7 +1,16 @@
 //! `abunfi verify` and `abunfi accounts`, on the embedded store.
 
+use std::path::Path;
 use std::str::FromStr as _;
+use std::sync::Arc;
 
+use abunfi::DatabaseService;
+use abunfi::clock::{ManualClock, Timestamp};
+use abunfi::config::Config;
+use abunfi::context::Context;
+use abunfi::ledger::{PostRequest, TransactionStatus, TransactionType};
+use abunfi::money::Amount;
+use abunfi::users::{CreateUser, Email, Name};
 use serde_json::Value;
 use sqlx::ConnectOptions as _;
 use sqlx::sqlite::SqliteConnectOptions;
@@ -116,6 +125,116 @@ fn an_anchor_that_the_database_does_not_have_is_a_disagreement() {
     let named =
         format!("checkpoint 3: row should be the published one, {hash}, is no checkpoint\n");
     assert!(ran.out.starts_with(&named), "{ran:?}");
+}
+
+/// A user whose hold is due since long ago, which any service would cancel at once.
+async fn with_a_due_hold(config: Config) {
+    let past = Timestamp::from_micros(1_600_000_000_000_000);
+    let clock = Arc::new(ManualClock::at(past));
+    let platform = Box::pin(DatabaseService::open_with_clock(config, clock))
+        .await
+        .unwrap();
+    let ctx = Context::system("test");
+    let user = CreateUser {
+        email: Email::parse("an@example.com").unwrap(),
+        name: Name::parse("An").unwrap(),
+        wallet_address: None,
+        phone: None,
+        social: None,
+        referred_by: None,
+        preferences: None,
+        metadata: None,
+    };
+    let user = platform.users().create(&ctx, user).await.unwrap().id;
+    let amount = Amount::parse("5").unwrap();
+    let deposit = PostRequest::new(TransactionType::Deposit, amount);
+    let hold = PostRequest {
+        status: TransactionStatus::Pending,
+        expires_at: Some(Timestamp::from_micros(past.micros() + 1_000_000)),
+        ..PostRequest::new(TransactionType::Withdraw, amount)
+    };
+    for request in [deposit, hold] {
+        platform
+            .ledger()
+            .post(&ctx, user, request, None)
+            .await
+            .unwrap();
+    }
+    platform.close().await;
+}
+
+/// Every table with the number of its rows, and every hold.
+async fn rows(file: &Path) -> Vec<String> {
+    let options = SqliteConnectOptions::new().filename(file).read_only(true);
+    let mut file = options.connect().await.unwrap();
+    let tables: Vec<String> = sqlx::query_scalar(
+        "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite%' ORDER BY name",
+    )
+    .fetch_all(&mut file)
+    .await
+    .unwrap();
+    let mut found = Vec::new();
+    for table in tables {
+        let count = sqlx::AssertSqlSafe(format!("SELECT count(*) FROM {table}"));
+        let count: i64 = sqlx::query_scalar(count)
+            .fetch_one(&mut file)
+            .await
+            .unwrap();
+        found.push(format!("{table}: {count}"));
+    }
+    let holds: Vec<String> =
+        sqlx::query_scalar("SELECT status FROM transactions WHERE type = 'withdraw'")
+            .fetch_all(&mut file)
+            .await
+            .unwrap();
+    found.extend(holds);
+    found
+}
+
+#[test]
+fn looking_changes_nothing() {
+    let place = place();
+    let config = Config {
+        data_dir: place.data(),
+        ..Config::default()
+    };
+    let file = place.data().join("abunfi.db");
+    let key = place.data().join("audit.key");
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let before = runtime.block_on(async {
+        Box::pin(with_a_due_hold(config.clone())).await;
+        rows(&file).await
+    });
+    assert_eq!(before.last().unwrap(), "pending");
+    std::fs::remove_file(&key).unwrap();
+    for command in [&["verify"][..], &["accounts"], &["audit", "export"]] {
+        assert_eq!(place.run(command).code, 0, "{command:?}");
+    }
+    let after = runtime.block_on(async {
+        let platform = Box::pin(DatabaseService::open_to_read(config))
+            .await
+            .unwrap();
+        // Longer than any service leaves a hold that is due.
+        tokio::time::sleep(std::time::Duration::from_millis(2_500)).await;
+        platform.close().await;
+        rows(&file).await
+    });
+    assert_eq!(before, after);
+    assert!(!key.exists(), "no key was made");
+}
+
+#[test]
+fn where_nothing_is_nothing_is_made() {
+    let place = Place::new();
+    for command in [&["verify"][..], &["accounts"]] {
+        let ran = place.run(command);
+        assert_eq!(ran.code, 1, "{ran:?}");
+        assert!(ran.err.contains("abunfi migrate"), "{ran:?}");
+    }
+    assert!(!place.data().exists());
 }
 
 #[test]

@@ -62,10 +62,13 @@ pub fn kyc_change(
     }
 }
 
+/// The action of the row that says that private content was erased.
+pub(super) const ERASE: &str = "erase";
+
 /// What is personal in a user's trail was erased.
 #[must_use]
 pub fn erased(ctx: &Context, user: UserId, at: Timestamp) -> Draft {
-    empty(ctx, user, USER_CHAIN.to_owned(), "erase", at)
+    empty(ctx, user, USER_CHAIN.to_owned(), ERASE, at)
 }
 
 /// An asset was made or got another share price, which is the row's amount.

@@ -110,6 +110,14 @@ pub enum OpenError {
     Store(#[from] StoreError),
 }
 
+/// What a platform is opened for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Purpose {
+    Serve,
+    /// Nothing changes by opening it, nor by itself.
+    Read,
+}
+
 /// The key-value side: either Redis, or this process.
 struct KeyValue {
     l2: Option<Arc<dyn cache::Store>>,
@@ -135,7 +143,21 @@ impl DatabaseService {
     /// # Errors
     /// [`OpenError`]: what to mend.
     pub async fn open_with_clock(config: Config, clock: SharedClock) -> Result<Self, OpenError> {
-        Self::open_with(config, clock, None).await
+        Self::open_with(config, clock, Purpose::Serve, None).await
+    }
+
+    /// Opens what is there, to be read: it does not migrate, makes no file, no default asset and no key, and
+    /// starts no background work, so that looking changes nothing. What is done through it is done all the same;
+    /// it signs no checkpoints.
+    ///
+    /// # Errors
+    /// [`OpenError`]: what to mend; [`OpenError::SchemaTooOld`] also when there is no database yet.
+    pub async fn open_to_read(config: Config) -> Result<Self, OpenError> {
+        let config = Config {
+            migrate_on_start: false,
+            ..config
+        };
+        Self::open_with(config, Arc::new(SystemClock), Purpose::Read, None).await
     }
 
     /// The same, where `ledger` puts its own store around the platform's: for measuring one way of writing
@@ -144,12 +166,14 @@ impl DatabaseService {
     /// # Errors
     /// [`OpenError`]: what to mend.
     pub async fn open_with_ledger(config: Config, ledger: LedgerAround) -> Result<Self, OpenError> {
-        Self::open_with(config, Arc::new(SystemClock), Some(ledger)).await
+        let clock = Arc::new(SystemClock);
+        Self::open_with(config, clock, Purpose::Serve, Some(ledger)).await
     }
 
     async fn open_with(
         config: Config,
         clock: SharedClock,
+        purpose: Purpose,
         ledger: Option<LedgerAround>,
     ) -> Result<Self, OpenError> {
         let default_asset =
@@ -157,7 +181,10 @@ impl DatabaseService {
                 variable: "DEFAULT_ASSET",
                 reason: "1 to 12 of A-Z and 0-9".to_owned(),
             })?;
-        let signer = signing_key::of(&config)?;
+        let signer = match purpose {
+            Purpose::Serve => signing_key::of(&config)?,
+            Purpose::Read => None,
+        };
         let mut relational = Relational::open(&config).await?;
         if let Some(around) = ledger {
             relational.ledger = (around.wrap)(relational.ledger);
@@ -232,7 +259,9 @@ impl DatabaseService {
             Arc::clone(&clock),
             signer,
         );
-        open_default_asset(&ledger, &default_asset).await?;
+        if purpose == Purpose::Serve {
+            open_default_asset(&ledger, &default_asset).await?;
+        }
         let documents_probe: Arc<dyn Probe> = match &mongodb {
             Some(mongodb) => mongodb.clone(),
             None => Arc::clone(&relational.documents_probe),
@@ -308,8 +337,10 @@ impl DatabaseService {
                 config,
             }),
         };
-        platform.inner.health.probe_now().await;
-        platform.start_background();
+        if purpose == Purpose::Serve {
+            platform.inner.health.probe_now().await;
+            platform.start_background();
+        }
         Ok(platform)
     }
 

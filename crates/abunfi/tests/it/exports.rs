@@ -349,6 +349,12 @@ const EDITS: &[Edit] = &[
     ("the newest checkpoint deleted", |l| {
         l.remove(place(l, "checkpoint", |c| c["number"] == 3));
     }),
+    ("all checkpoints stripped", |l| {
+        l.retain(|line| {
+            !["checkpoint", "leaf", "change"].contains(&line["type"].as_str().unwrap())
+        });
+        the(l, "header", |_| true)["checkpoint"] = 0.into();
+    }),
     ("what a leaf held", |l| {
         flip(&mut the(l, "change", |_| true)["hash"])
     }),

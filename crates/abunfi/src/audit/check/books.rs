@@ -246,6 +246,6 @@ impl<'a> Books<'a> {
                 format!("user {user}, chain {chain}: a checkpoint covers it, and it is not there")
             });
         }
-        self.report.finish()
+        self.report.finish(self.trusted)
     }
 }

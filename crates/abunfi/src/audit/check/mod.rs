@@ -98,7 +98,7 @@ pub fn check(
             let mut report = Report::new(Kind::Anchor, anchor.ledger_id);
             let checkpoint = anchor.checkpoint.into_checkpoint(anchor.ledger_id);
             report.checkpoint(&checkpoint, trusted);
-            Ok(report.finish())
+            Ok(report.finish(trusted))
         }
         _ => Err(Unreadable::Unknown),
     }
@@ -149,7 +149,12 @@ impl Report {
         }
     }
 
-    fn finish(mut self) -> Self {
+    fn finish(mut self, trusted: &[PublicKey]) -> Self {
+        if self.checkpoints == 0 && !trusted.is_empty() {
+            self.found(|| {
+                "no checkpoint is signed by a key that is trusted: there is none".to_owned()
+            });
+        }
         self.clean = self.disagreements == 0;
         self
     }
@@ -249,7 +254,7 @@ fn check_proof(proof: Proof, trusted: &[PublicKey]) -> Report {
             });
         }
     }
-    report.finish()
+    report.finish(trusted)
 }
 
 fn is_included(user: UserId, chain: &str, inclusion: &Inclusion, checkpoint: &Checkpoint) -> bool {

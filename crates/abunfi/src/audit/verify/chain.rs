@@ -84,10 +84,6 @@ impl Chain {
         self.end.as_ref().is_some_and(|end| seq <= end.seq)
     }
 
-    pub(super) const fn seq(&self) -> i64 {
-        self.seq
-    }
-
     pub(super) const fn user(&self) -> Uuid {
         self.user
     }

@@ -55,15 +55,11 @@ pub(super) async fn judge(
     findings: &mut Findings,
 ) -> Result<Checkpoints, StoreError> {
     let Some(newest) = store.newest_checkpoint().await? else {
-        return Ok(without_any(options.anchor.as_ref(), findings));
+        changes_of_none(&mut Changes::of(store), store, findings).await?;
+        return Ok(without_any(options, findings));
     };
     let mut replay = Replay::of(store, findings).await?;
-    let mut changes = Changes {
-        store,
-        read: VecDeque::new(),
-        after: (0, -1),
-        is_done: false,
-    };
+    let mut changes = Changes::of(store);
     let (mut previous, mut after): (Option<Checkpoint>, i64) = (None, 0);
     while after < newest.number {
         let page = store.checkpoints(after, ROWS).await?;
@@ -83,6 +79,7 @@ pub(super) async fn judge(
             previous = Some(checkpoint);
         }
     }
+    changes_of_none(&mut changes, store, findings).await?;
     let mut result = Checkpoints {
         count: previous.as_ref().map_or(0, |newest| newest.number),
         covered_rows: previous.as_ref().map_or(0, |newest| newest.covered_rows),
@@ -94,8 +91,36 @@ pub(super) async fn judge(
     Ok(result)
 }
 
-fn without_any(anchor: Option<&Anchor>, findings: &mut Findings) -> Checkpoints {
-    if let Some(anchor) = anchor {
+/// What is left of the changes belongs to checkpoints that were made meanwhile, or to one that was deleted.
+async fn changes_of_none(
+    changes: &mut Changes<'_>,
+    store: &dyn CheckpointStore,
+    findings: &mut Findings,
+) -> Result<(), StoreError> {
+    let mut newest = 0;
+    while let Some(change) = changes.next(i64::MAX).await? {
+        if change.checkpoint > newest {
+            let there = store.newest_checkpoint().await?;
+            newest = there.map_or(0, |newest| newest.number);
+        }
+        if change.checkpoint > newest {
+            let place = || Place::Checkpoint {
+                number: change.checkpoint,
+            };
+            findings.add(place, "row", "a checkpoint", "no checkpoint");
+            return Ok(());
+        }
+    }
+    Ok(())
+}
+
+fn without_any(options: &Options, findings: &mut Findings) -> Checkpoints {
+    if !options.public_keys.is_empty() {
+        let place = || Place::Checkpoint { number: 1 };
+        let expected = "a checkpoint signed by one of the keys that were given";
+        findings.add(place, "public_key", expected, "no checkpoint");
+    }
+    if let Some(anchor) = &options.anchor {
         missing_anchor(anchor, findings);
     }
     Checkpoints::default()
@@ -302,6 +327,17 @@ struct Changes<'s> {
     read: VecDeque<LeafChange>,
     after: (i64, i64),
     is_done: bool,
+}
+
+impl<'s> Changes<'s> {
+    fn of(store: &'s dyn CheckpointStore) -> Self {
+        Self {
+            store,
+            read: VecDeque::new(),
+            after: (0, -1),
+            is_done: false,
+        }
+    }
 }
 
 impl Changes<'_> {

@@ -12,8 +12,9 @@ use uuid::Uuid;
 use super::chain::{Chain, End, beyond_head};
 use super::finding::Findings;
 use super::page::{
-    AssetSums, Counts, Judged, add_to_asset, commitment, end_of, judge_account, judge_leaf,
-    judge_private, report_missing, report_uncommitted,
+    AssetSums, Counts, Judged, PrivateKey, USER_CHAIN, add_to_asset, commitment, end_of, erased_at,
+    is_erased, judge_account, judge_leaf, judge_missing, judge_private, judge_salt, report_missing,
+    report_uncommitted,
 };
 use super::rows::{
     AccountRow, AuditRow, EntryRow, HeadRow, LeafRow, PrivateRow, Sink, TransactionRow,
@@ -47,11 +48,27 @@ struct ChainPart<'j> {
     chain: &'j mut Chain,
     findings: &'j mut Findings,
     counts: &'j mut Counts,
-    private: BTreeMap<(Uuid, String, i64, String), Hash>,
+    private: BTreeMap<PrivateKey, Hash>,
+    missing: Vec<(PrivateKey, i64)>,
     leaves: Vec<(i64, i64, Hash)>,
     buffer: Vec<u8>,
-    first: Option<i64>,
     rows: u64,
+}
+
+/// Takes what is behind the end of a chain: normally nothing.
+#[derive(Debug, Default)]
+struct Beyond {
+    first: Option<i64>,
+    last: Option<i64>,
+    private: BTreeMap<PrivateKey, Hash>,
+    leaves: Vec<(i64, i64, Hash)>,
+}
+
+/// Looks for when the user's private content was last erased, and where the chain goes on.
+#[derive(Debug, Default)]
+struct Erasures {
+    at: Option<i64>,
+    last: Option<i64>,
 }
 
 /// Takes a range of transactions.
@@ -85,7 +102,7 @@ pub(super) async fn judge(
     while let Some(next) = store.next_chain(user, &name).await? {
         // Without a head it is new, or has rows that must not be: `beyond` tells them apart.
         let end = unseen.remove(&next);
-        let newest = heads.named.remove(&next);
+        let covered = heads.named.remove(&next).map_or(0, |named| named.1);
         let key = (user, next.as_str());
         let reader = Reader {
             store,
@@ -93,7 +110,7 @@ pub(super) async fn judge(
             read,
         };
         reader
-            .chain(key, end, newest.as_ref(), &mut findings, &mut counts)
+            .chain(key, end, covered, &mut findings, &mut counts)
             .await?;
         name = next;
     }
@@ -156,18 +173,25 @@ impl Reader<'_> {
         &self,
         (user, name): (Uuid, &str),
         end: Option<End>,
-        newest: Option<&(i64, i64, Hash)>,
+        covered: i64,
         findings: &mut Findings,
         counts: &mut Counts,
     ) -> Result<(), StoreError> {
+        let Some(end) = end else {
+            // It began after the heads were read, or has rows that must not be.
+            let has_rows = self.beyond((user, name), i64::MIN, findings).await?;
+            counts.chains += u64::from(has_rows);
+            return Ok(());
+        };
         counts.chains += 1;
-        let last = end.as_ref().map_or(0, |end| end.seq);
-        let covered = newest.map_or(0, |newest| newest.1);
+        let last = end.seq;
         counts.not_checkpointed += u64::try_from(last.saturating_sub(covered)).unwrap_or(0);
-        let mut chain = Chain::new(user, name, end);
-        let mut after = 0;
+        let mut chain = Chain::new(user, name, Some(end));
+        // Rows before the first are none of the platform's, and are read to be found.
+        let mut after = i64::MIN;
+        let mut erased_at = None;
         while after < last {
-            let through = after.saturating_add(self.part_rows.into()).min(last);
+            let through = after.max(0).saturating_add(self.part_rows.into()).min(last);
             let mut part = ChainPart::new(&mut chain, findings, counts);
             self.store
                 .chain_part(user, name, after, through, &mut part)
@@ -176,52 +200,95 @@ impl Reader<'_> {
                 rows,
                 private,
                 leaves,
+                missing,
                 ..
             } = part;
             report_uncommitted(private, findings);
             for (number, seq, hash) in leaves {
                 report_missing(user, name, number, seq, &hash, findings);
             }
-            (self.read)(rows);
-            if rows == 0 {
-                break;
+            if missing.iter().any(|(_, at)| !is_erased(*at, erased_at)) {
+                // Content and row `erase` change together, so it is there by now.
+                erased_at = self.erased_at(user).await?;
             }
-            after = through;
+            for (key, at) in missing {
+                judge_missing(key, at, erased_at, counts, findings);
+            }
+            (self.read)(rows);
+            after = match rows {
+                0 => self.before_next((user, name), through, last).await?,
+                _ => through,
+            };
         }
         chain.close(findings);
-        if let Some((number, seq, hash)) = newest.filter(|newest| newest.1 > last) {
-            report_missing(user, name, *number, *seq, hash, findings);
-        }
-        self.beyond((user, name), last, findings).await
+        self.beyond((user, name), last, findings).await.map(drop)
     }
 
-    /// Rows after the head that was read: newer ones have moved the head as well.
+    /// From where to read on behind a gap that is as long as a part.
+    async fn before_next(
+        &self,
+        (user, name): (Uuid, &str),
+        after: i64,
+        last: i64,
+    ) -> Result<i64, StoreError> {
+        let mut rest = Beyond::default();
+        self.store
+            .chain_part(user, name, after, last, &mut rest)
+            .await?;
+        let next = [rest.first, rest.private.keys().map(|key| key.2).min()];
+        let leaf = rest.leaves.iter().map(|leaf| leaf.1).min();
+        let next = next.into_iter().flatten().chain(leaf).min();
+        Ok(next.map_or(last, |next| next.saturating_sub(1)))
+    }
+
+    /// When the user's private content was last erased.
+    async fn erased_at(&self, user: Uuid) -> Result<Option<i64>, StoreError> {
+        let (mut after, mut at) = (0_i64, None);
+        loop {
+            let mut part = Erasures::default();
+            let through = after.saturating_add(self.part_rows.into());
+            self.store
+                .chain_part(user, USER_CHAIN, after, through, &mut part)
+                .await?;
+            at = part.at.or(at);
+            match part.last {
+                Some(_) => after = through,
+                None => return Ok(at),
+            }
+        }
+    }
+
+    /// Rows, private content and leaves after the head that was read: newer ones have moved the head as
+    /// well. Gives whether there are rows.
     async fn beyond(
         &self,
         (user, name): (Uuid, &str),
         last: i64,
         findings: &mut Findings,
-    ) -> Result<(), StoreError> {
-        let mut chain = Chain::new(user, name, None);
-        let (mut ignored, mut counts) = (Findings::keeping(0), Counts::default());
-        let mut part = ChainPart::new(&mut chain, &mut ignored, &mut counts);
-        let through = last.saturating_add(self.part_rows.into());
+    ) -> Result<bool, StoreError> {
+        let mut beyond = Beyond::default();
         self.store
-            .chain_part(user, name, last, through, &mut part)
+            .chain_part(user, name, last, i64::MAX, &mut beyond)
             .await?;
-        let Some(first) = part.first else {
-            return Ok(());
-        };
-        let newest = chain.seq();
+        if beyond.first.is_none() && beyond.private.is_empty() && beyond.leaves.is_empty() {
+            return Ok(false);
+        }
         let mut heads = Heads::default();
         self.store.heads(user, &mut heads).await?;
         let end = heads.ends.remove(name);
-        let head = end.as_ref().map_or(0, |end| end.seq);
-        if newest > head {
+        let head = end.as_ref().map_or(i64::MIN, |end| end.seq);
+        if let (Some(first), Some(newest)) = (beyond.first, beyond.last)
+            && newest > head
+        {
             let seq = first.max(head.saturating_add(1));
             beyond_head(user, name, seq, end.as_ref(), findings);
         }
-        Ok(())
+        beyond.private.retain(|key, _| key.2 > head);
+        report_uncommitted(beyond.private, findings);
+        for (number, seq, hash) in beyond.leaves.iter().filter(|leaf| leaf.1 > head) {
+            report_missing(user, name, *number, *seq, hash, findings);
+        }
+        Ok(beyond.first.is_some())
     }
 }
 
@@ -232,9 +299,9 @@ impl<'j> ChainPart<'j> {
             findings,
             counts,
             private: BTreeMap::new(),
+            missing: Vec::new(),
             leaves: Vec::new(),
             buffer: Vec::with_capacity(512),
-            first: None,
             rows: 0,
         }
     }
@@ -276,21 +343,54 @@ impl Sink for ChainPart<'_> {
             row.seq,
             row.field.to_owned(),
         );
+        judge_salt(row, self.findings);
         self.private.insert(key, commitment(row));
     }
     fn audit(&mut self, row: &AuditRow<'_>) {
         self.rows += 1;
-        self.first.get_or_insert(row.seq);
         self.counts.audit_rows += 1;
         let kind = kind_of(row.action).or(row.kind.and_then(TransactionType::from_name));
         self.chain.row(row, kind, &mut self.buffer, self.findings);
-        judge_private(row, &mut self.private, self.counts, self.findings);
+        judge_private(
+            row,
+            &mut self.private,
+            &mut self.missing,
+            self.counts,
+            self.findings,
+        );
         self.leaves.retain(|(number, seq, hash)| {
             if *seq == row.seq {
                 judge_leaf(row, *number, hash, self.findings);
             }
             *seq != row.seq
         });
+    }
+}
+
+impl Sink for Beyond {
+    fn leaf(&mut self, row: &LeafRow<'_>) {
+        let hash = row.hash.try_into().unwrap_or_default();
+        self.leaves.push((row.checkpoint, row.seq, hash));
+    }
+    fn private(&mut self, row: &PrivateRow<'_>) {
+        let key = (
+            row.user_id,
+            row.chain.to_owned(),
+            row.seq,
+            row.field.to_owned(),
+        );
+        self.private.insert(key, commitment(row));
+    }
+    fn audit(&mut self, row: &AuditRow<'_>) {
+        self.first.get_or_insert(row.seq);
+        self.last = Some(row.seq);
+    }
+}
+
+impl Sink for Erasures {
+    fn audit(&mut self, row: &AuditRow<'_>) {
+        self.at = erased_at(row).or(self.at);
+        self.last = Some(row.seq);
     }
 }
 
@@ -302,7 +402,8 @@ impl Sink for TransactionsPart<'_> {
         self.transactions.row(row);
     }
     fn audit(&mut self, row: &AuditRow<'_>) {
-        if self.now.get(row.chain).is_none_or(|last| row.seq > *last) {
+        let is_of_chain = |last: &i64| (1..=*last).contains(&row.seq);
+        if !self.now.get(row.chain).is_some_and(is_of_chain) {
             // Reported where its chain is judged, as what is wrong with a hash is.
             return;
         }

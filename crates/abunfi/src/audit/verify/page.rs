@@ -11,10 +11,21 @@ use super::rows::{
     AccountRow, AuditRow, EntryRow, HeadRow, LeafRow, PrivateRow, Sink, TransactionRow,
 };
 use super::transactions::{Sums, Transactions, kind_of};
+pub(super) use crate::audit::USER_CHAIN;
+use crate::audit::drafts::ERASE;
 use crate::audit::{Hash, PrivateField};
 
 /// Which chain.
 pub(super) type ChainKey = (Uuid, String);
+
+/// Every salt has this length. Without it, salt and value would have no boundary, and the end of one could
+/// be shown as the beginning of the other.
+const SALT_BYTES: usize = 32;
+/// How far the clocks of two instances may be apart: an erasure says by its time what it came after.
+const CLOCKS_APART_MICROS: i64 = 60 * 1_000_000;
+
+/// A piece of private content: user, chain, `seq`, field.
+pub(super) type PrivateKey = (Uuid, String, i64, String);
 
 /// What was read, by kind.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
@@ -68,8 +79,12 @@ pub(super) struct Page {
     is_whole: bool,
     /// Of the chain: the row that is known.
     start: i64,
-    /// By chain, `seq` and field: the commitment that what is stored comes to.
-    private: BTreeMap<(Uuid, String, i64, String), Hash>,
+    /// The commitment that what is stored comes to.
+    private: BTreeMap<PrivateKey, Hash>,
+    /// Private content that is not there, with the time of the row that commits to it.
+    missing: Vec<(PrivateKey, i64)>,
+    /// When each user's content was last erased.
+    erasures: HashMap<Uuid, i64>,
     /// The rows that checkpoints name, by chain, oldest first.
     leaves: HashMap<ChainKey, Vec<(i64, i64, Hash)>>,
     transactions: Transactions,
@@ -93,6 +108,8 @@ impl Page {
             is_whole: true,
             start: 0,
             private: BTreeMap::new(),
+            missing: Vec::new(),
+            erasures: HashMap::new(),
             leaves: HashMap::new(),
             transactions: Transactions::default(),
             chain: None,
@@ -163,6 +180,14 @@ impl Page {
         }
         let private = std::mem::take(&mut self.private);
         report_uncommitted(private, &mut self.findings);
+        for (key, at) in std::mem::take(&mut self.missing) {
+            // Of what is new only, an erasure may not be among the rows.
+            let erased_at = match self.is_whole {
+                true => self.erasures.get(&key.0).copied(),
+                false => Some(i64::MAX),
+            };
+            judge_missing(key, at, erased_at, &mut self.counts, &mut self.findings);
+        }
         self.counts.transactions = self.transactions.rows;
         self.counts.entries = self.transactions.entries;
         let sums = std::mem::take(&mut self.transactions).close(&mut self.findings);
@@ -221,6 +246,7 @@ impl Sink for Page {
             row.seq,
             row.field.to_owned(),
         );
+        judge_salt(row, &mut self.findings);
         self.private.insert(key, commitment(row));
     }
 
@@ -263,7 +289,16 @@ impl Sink for Page {
             self.transactions
                 .audit(row, genuine, true, &mut self.findings);
         }
-        judge_private(row, &mut self.private, &mut self.counts, &mut self.findings);
+        if let Some(at) = erased_at(row) {
+            self.erasures.insert(row.user_id, at);
+        }
+        judge_private(
+            row,
+            &mut self.private,
+            &mut self.missing,
+            &mut self.counts,
+            &mut self.findings,
+        );
         while let Some((number, seq, hash)) = self.named.last().filter(|named| named.1 <= row.seq) {
             if *seq < row.seq {
                 report_missing(
@@ -343,10 +378,58 @@ pub(super) fn report_missing(
     findings.add(place, "row", expected, "no row");
 }
 
-/// The private content of a row against what the row commits to; what is not there was erased.
+/// `SHA-256(salt ‖ value)` says which value only if the salt's length is known.
+pub(super) fn judge_salt(row: &PrivateRow<'_>, findings: &mut Findings) {
+    if row.salt.len() == SALT_BYTES {
+        return;
+    }
+    let place = || Place::Private {
+        user_id: row.user_id,
+        chain: row.chain.to_owned(),
+        seq: row.seq,
+        field: row.field.to_owned(),
+    };
+    let found = format!("{} bytes", row.salt.len());
+    findings.add(place, "salt", format!("{SALT_BYTES} bytes"), found);
+}
+
+/// When this row erased its user's private content; `None`: it did not.
+pub(super) fn erased_at(row: &AuditRow<'_>) -> Option<i64> {
+    (row.chain == USER_CHAIN && row.action == ERASE).then_some(row.at)
+}
+
+/// Whether an erasure came after a row of that time.
+pub(super) fn is_erased(at: i64, erased_at: Option<i64>) -> bool {
+    erased_at.is_some_and(|erased| erased.saturating_add(CLOCKS_APART_MICROS) >= at)
+}
+
+/// Content that is not there was erased, and the user's chain says so, or it was deleted.
+pub(super) fn judge_missing(
+    (user_id, chain, seq, field): PrivateKey,
+    at: i64,
+    erased_at: Option<i64>,
+    counts: &mut Counts,
+    findings: &mut Findings,
+) {
+    if is_erased(at, erased_at) {
+        counts.erased += 1;
+        return;
+    }
+    let place = || Place::Private {
+        user_id,
+        chain,
+        seq,
+        field,
+    };
+    let expected = "what the audit row commits to, or a later row `erase` of the user";
+    findings.add(place, "row", expected, "no row");
+}
+
+/// The private content of a row against what the row commits to; what is not there goes to `missing`.
 pub(super) fn judge_private(
     row: &AuditRow<'_>,
-    private: &mut BTreeMap<(Uuid, String, i64, String), Hash>,
+    private: &mut BTreeMap<PrivateKey, Hash>,
+    missing: &mut Vec<(PrivateKey, i64)>,
     counts: &mut Counts,
     findings: &mut Findings,
 ) {
@@ -364,7 +447,7 @@ pub(super) fn judge_private(
             field.as_str().to_owned(),
         );
         let Some(stored) = private.remove(&key) else {
-            counts.erased += 1;
+            missing.push((key, row.at));
             continue;
         };
         counts.private += 1;
@@ -382,10 +465,7 @@ pub(super) fn judge_private(
 }
 
 /// What is left of the private content belongs to no row.
-pub(super) fn report_uncommitted(
-    private: BTreeMap<(Uuid, String, i64, String), Hash>,
-    findings: &mut Findings,
-) {
+pub(super) fn report_uncommitted(private: BTreeMap<PrivateKey, Hash>, findings: &mut Findings) {
     for ((user_id, chain, seq, field), _) in private {
         let place = || Place::Private {
             user_id,

@@ -124,6 +124,13 @@ async fn prepare(
     migrator: &Migrator,
     migrate: bool,
 ) -> Result<(i64, i64), OpenError> {
+    if !migrate && !path.exists() {
+        // Whoever does not want it migrated does not want it made.
+        return Err(OpenError::SchemaTooOld {
+            found: 0,
+            needed: newest(migrator),
+        });
+    }
     create_file(path).map_err(|error| OpenError::Configuration {
         variable: VARIABLE,
         reason: format!("cannot make or open {}: {error}", path.display()),

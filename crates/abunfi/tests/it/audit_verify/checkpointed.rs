@@ -18,7 +18,9 @@ on_every_backend!(
     an_edited_leaf_change_is_found,
     an_edited_signature_is_found,
     another_key_is_found,
+    a_key_that_is_demanded_demands_a_checkpoint,
     a_deleted_checkpoint_is_found,
+    the_deleted_newest_checkpoint_is_found,
     newest_rows_that_were_cut_off_are_found,
     a_chain_that_was_written_anew_is_found,
     an_anchor_proves_what_it_covers,
@@ -124,6 +126,22 @@ async fn another_key_is_found(stores: &Relational) {
     );
 }
 
+async fn a_key_that_is_demanded_demands_a_checkpoint(stores: &Relational) {
+    books(stores).await;
+    assert!(verify(stores).await.clean, "none was demanded");
+    let options = Options {
+        public_keys: vec![Signer::of_seed(&[3; 32]).public_key()],
+        ..Options::default()
+    };
+    assert_only(
+        &verify_with(stores, &options).await,
+        &number(1),
+        "public_key",
+        "a checkpoint signed by one of the keys that were given",
+        "no checkpoint",
+    );
+}
+
 async fn a_deleted_checkpoint_is_found(stores: &Relational) {
     two(stores).await;
     tamper(
@@ -138,6 +156,23 @@ async fn a_deleted_checkpoint_is_found(stores: &Relational) {
         ("a checkpoint", "no checkpoint")
     );
     assert_eq!(report.disagreements, 1, "{:#?}", report.findings);
+}
+
+/// What it changed in the tree is still there.
+async fn the_deleted_newest_checkpoint_is_found(stores: &Relational) {
+    two(stores).await;
+    for newest in [2, 1] {
+        let sql = format!("DELETE FROM checkpoints WHERE number = {newest}");
+        tamper(stores, &[sql]).await;
+        let report = verify(stores).await;
+        assert_only(
+            &report,
+            &number(newest),
+            "row",
+            "a checkpoint",
+            "no checkpoint",
+        );
+    }
 }
 
 /// Takes An's newest deposit back, as if it had never been: rows, entries, transaction, balance, head.

@@ -2,10 +2,11 @@
 
 use abunfi::audit::verify::Place;
 use abunfi::ids::UserId;
+use abunfi::ledger::Settlement;
 use uuid::Uuid;
 
 use super::{account, assert_only, at, books, bytes, id, row, tamper, verify};
-use crate::support::make::deposit;
+use crate::support::make::{Shape as _, context, deposit, next_time, settle};
 use crate::support::{Backend, Relational, on_every_backend};
 
 on_every_backend!(
@@ -14,7 +15,12 @@ on_every_backend!(
     an_edited_amount_of_a_transaction_is_found,
     an_edited_amount_of_an_entry_is_found,
     an_edited_reason_is_found,
+    a_reason_that_borrows_from_its_salt_is_found,
+    a_deleted_reason_is_found,
+    a_reason_that_was_deleted_after_an_erasure_is_found,
     a_reason_nobody_gave_is_found,
+    rows_far_from_the_head_are_found,
+    private_content_of_nobody_is_found,
     an_edited_actor_is_found,
     an_edited_time_is_found,
     a_deleted_row_is_found,
@@ -137,6 +143,137 @@ async fn an_edited_reason_is_found(stores: &Relational) {
     };
     let finding = at(&report, &place, "commitment");
     assert_eq!((finding.expected.len(), report.disagreements), (64, 1));
+}
+
+fn reason(user: UserId, seq: i64) -> Place {
+    Place::Private {
+        user_id: user.0,
+        chain: "VND".to_owned(),
+        seq,
+        field: "reason".to_owned(),
+    }
+}
+
+/// `SHA-256(salt ‖ value)` stays the same when a word goes from the one to the other.
+async fn a_reason_that_borrows_from_its_salt_is_found(stores: &Relational) {
+    let books = books(stores).await;
+    let user = id(stores, books.an.0);
+    let (cast, length) = match stores.backend {
+        Backend::Postgres => ("convert_to('paid ', 'UTF8')", "octet_length(salt)::bigint"),
+        Backend::Sqlite => ("", "length(salt)"),
+    };
+    let joined = match stores.backend {
+        Backend::Postgres => format!("salt || {cast}"),
+        // `||` makes a text, and a salt is seldom one: 32 bytes and 5 more of the trail's own choice.
+        Backend::Sqlite => "unhex(hex(salt) || '7061696420')".to_owned(),
+    };
+    let shift = format!(
+        "UPDATE audit_private SET salt = {joined}, value = 'by hand' WHERE user_id = {user}"
+    );
+    if stores.backend == Backend::Postgres {
+        let refused = stores.raw.execute(&shift).await.unwrap_err();
+        assert!(
+            refused.to_string().contains("audit_private_salt_check"),
+            "{refused}"
+        );
+        let drop = "ALTER TABLE audit_private DROP CONSTRAINT audit_private_salt_check";
+        stores.raw.execute(drop).await.unwrap();
+    }
+    tamper(stores, &[shift]).await;
+    let sql = format!("SELECT {length} FROM audit_private WHERE user_id = {user}");
+    assert_eq!(stores.raw.number(&sql).await, 37);
+    let report = verify(stores).await;
+    assert_only(
+        &report,
+        &reason(books.an, 4),
+        "salt",
+        "32 bytes",
+        "37 bytes",
+    );
+}
+
+async fn a_deleted_reason_is_found(stores: &Relational) {
+    let books = books(stores).await;
+    let user = id(stores, books.an.0);
+    let sql = format!("DELETE FROM audit_private WHERE user_id = {user}");
+    tamper(stores, &[sql]).await;
+    let report = verify(stores).await;
+    let expected = "what the audit row commits to, or a later row `erase` of the user";
+    assert_only(&report, &reason(books.an, 4), "row", expected, "no row");
+    assert_eq!(report.read.erased, 0);
+}
+
+/// An erasure excuses only what was there before it.
+async fn a_reason_that_was_deleted_after_an_erasure_is_found(stores: &Relational) {
+    let books = books(stores).await;
+    let erased = stores
+        .exports
+        .erase(&context(), books.an, next_time())
+        .await;
+    assert_eq!(erased.unwrap(), Some(1));
+    // Farther away than clocks may be apart.
+    for _ in 0..200 {
+        next_time();
+    }
+    let cancel = settle(books.an, books.held, Settlement::Fail)
+        .saying(|details| details.reason = Some("bounced".to_owned()));
+    stores.posted(cancel).await;
+    let user = id(stores, books.an.0);
+    tamper(
+        stores,
+        &[format!("DELETE FROM audit_private WHERE user_id = {user}")],
+    )
+    .await;
+    let report = verify(stores).await;
+    let expected = "what the audit row commits to, or a later row `erase` of the user";
+    assert_only(&report, &reason(books.an, 13), "row", expected, "no row");
+    assert_eq!(report.read.erased, 1);
+}
+
+/// Copies row 1 of An's chain to another place in it.
+fn copy(stores: &Relational, user: UserId, to: i64) -> String {
+    let user = id(stores, user.0);
+    const SAME: &str = "transaction_id, action, previous_status, new_status, amount, shares, available_after,
+        locked_after, shares_after, locked_shares_after, actor_kind, actor_id, actor_session_id, request_id,
+        at, reason_commitment, data_commitment, previous_hash, hash";
+    format!(
+        "INSERT INTO audit (user_id, chain, seq, {SAME}) SELECT user_id, chain, {to}, {SAME}
+         FROM audit WHERE user_id = {user} AND chain = 'VND' AND seq = 1"
+    )
+}
+
+async fn rows_far_from_the_head_are_found(stores: &Relational) {
+    let books = books(stores).await;
+    let far = [copy(stores, books.an, 5_012), copy(stores, books.an, -1)];
+    tamper(stores, &far).await;
+    let report = verify(stores).await;
+    at(&report, &row(books.an, 5_012), "row");
+    at(&report, &row(books.an, -1), "seq");
+}
+
+/// Of a user that has nothing else, and of a chain that has no row.
+async fn private_content_of_nobody_is_found(stores: &Relational) {
+    let books = books(stores).await;
+    let salt = bytes(stores, &[7; 32]);
+    let nobody = UserId(Uuid::from_u128(7));
+    let insert = |user: UserId, chain| {
+        let user = id(stores, user.0);
+        format!(
+            "INSERT INTO audit_private (user_id, chain, seq, field, salt, value)
+             VALUES ({user}, '{chain}', 2, 'reason', {salt}, 'she asked for it')"
+        )
+    };
+    tamper(stores, &[insert(books.an, "EUR"), insert(nobody, "VND")]).await;
+    let report = verify(stores).await;
+    at(&report, &reason(nobody, 2), "row");
+    let euros = Place::Private {
+        user_id: books.an.0,
+        chain: "EUR".to_owned(),
+        seq: 2,
+        field: "reason".to_owned(),
+    };
+    at(&report, &euros, "row");
+    assert_eq!(report.disagreements, 2);
 }
 
 async fn a_reason_nobody_gave_is_found(stores: &Relational) {

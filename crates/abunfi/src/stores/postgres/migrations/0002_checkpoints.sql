@@ -1,7 +1,10 @@
 -- Checkpoints over all chains of the trail: see docs/audit-format.md.
 
+-- A commitment is over salt and value: only a salt of a known length tells where one ends. (SQLite cannot
+-- add a check to a table; there, as here, the verifier looks.)
+ALTER TABLE audit_private ADD CONSTRAINT audit_private_salt_check CHECK (octet_length(salt) = 32);
+
 -- xid8 has no index that costs next to nothing; a bigint has.
--- wrap.)
 ALTER TABLE audit ALTER COLUMN written_by DROP DEFAULT;
 ALTER TABLE audit ALTER COLUMN written_by TYPE bigint USING written_by::text::bigint;
 ALTER TABLE audit ALTER COLUMN written_by SET DEFAULT pg_current_xact_id()::text::bigint;

@@ -81,6 +81,14 @@ impl Store for Sqlite {
                      SELECT * FROM (SELECT user_id FROM chain_heads WHERE user_id >= ?1 ORDER BY 1 LIMIT 1)
                      UNION ALL
                      SELECT * FROM (SELECT user_id FROM audit WHERE user_id >= ?1 ORDER BY 1 LIMIT 1)
+                     UNION ALL
+                     SELECT * FROM (SELECT user_id FROM audit_private WHERE user_id >= ?1 ORDER BY 1 LIMIT 1)
+                     UNION ALL
+                     SELECT * FROM (SELECT user_id FROM transactions WHERE user_id >= ?1 ORDER BY 1 LIMIT 1)
+                     UNION ALL
+                     SELECT * FROM (SELECT user_id FROM entries WHERE user_id >= ?1 ORDER BY 1 LIMIT 1)
+                     UNION ALL
+                     SELECT * FROM (SELECT user_id FROM chain_leaves WHERE user_id >= ?1 ORDER BY 1 LIMIT 1)
                  ) AS next ORDER BY user_id LIMIT 1",
             )
             .bind(from)
@@ -110,7 +118,13 @@ impl Store for Sqlite {
     async fn next_chain(&self, user: Uuid, after: &str) -> Result<Option<String>, StoreError> {
         snapshot!(self, |connection| {
             sqlx::query_scalar(
-                "SELECT chain FROM audit WHERE user_id = ?1 AND chain > ?2 ORDER BY chain LIMIT 1",
+                "SELECT chain FROM (
+                     SELECT * FROM (SELECT chain FROM audit
+                         WHERE user_id = ?1 AND chain > ?2 ORDER BY chain LIMIT 1) AS rows
+                     UNION ALL
+                     SELECT * FROM (SELECT chain FROM audit_private
+                         WHERE user_id = ?1 AND chain > ?2 ORDER BY chain LIMIT 1) AS private
+                 ) AS next ORDER BY chain LIMIT 1",
             )
             .bind(user)
             .bind(after)
