@@ -27,7 +27,7 @@ enum What {
     /// The ledger beside a transaction for each request and beside array SQL; fails when a ratio is missed
     Ledger {
         /// Seconds of each measurement
-        #[arg(long, default_value_t = 5)]
+        #[arg(long, default_value_t = 3)]
         seconds: u64,
         /// How often each side of a row is measured, interleaved; medians are compared
         #[arg(long, default_value_t = 5)]

@@ -58,6 +58,10 @@ enum What {
     Bare { port: u16, body: PathBuf },
 }
 
+/// The service's own, so that both sides of a row have the same.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 #[tokio::main]
 async fn main() -> Result<()> {
     match Arguments::parse().what {

@@ -25,7 +25,7 @@ pub(crate) struct Options {
     #[arg(long)]
     abunfi: Option<PathBuf>,
     /// Seconds of each measurement.
-    #[arg(long, default_value_t = 4)]
+    #[arg(long, default_value_t = 3)]
     seconds: u64,
     /// How often each side of a row is measured; medians are compared.
     #[arg(long, default_value_t = 5)]

@@ -6,12 +6,13 @@ use abunfi::json_reader::{Reader, wrong_type};
 use abunfi::keys::Scope;
 use abunfi::ledger::{
     self, Asset, BatchAnswer, BatchRequest, ItemResult, MAX_BATCH_ITEMS, Outcome, PostRequest,
-    Refusal, SendOut, Settlement, TransactionFilter, TransactionStatus, TransactionType,
+    Posted, Refusal, SendOut, Settlement, TransactionFilter, TransactionStatus, TransactionType,
 };
 use abunfi::validation::{FaultCode, Faults};
 use axum::extract::State;
 use axum::response::Response;
 use http::{HeaderValue, StatusCode};
+use serde::Serialize;
 use serde_json::{Value, json};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -499,11 +500,11 @@ fn mark_replayed(mut response: Response, replayed: bool) -> Response {
 
 fn show_batch(batch: BatchAnswer) -> Result {
     let request_id = &batch.request_id;
-    let refused = |problem: Problem| json!({"error": problem.to_value(request_id)});
+    let refused = |problem: Problem| ItemShown::Error(problem.to_value(request_id));
     let mut results = Vec::with_capacity(batch.results.len());
     for (index, result) in batch.results.into_iter().enumerate() {
         results.push(match result {
-            ItemResult::Posted(posted) => json!({"transaction": posted}),
+            ItemResult::Posted(posted) => ItemShown::Transaction(posted),
             ItemResult::Refused(Refusal::Expired) => {
                 refused(Problem::expired(&format!("/transactions/{index}")))
             }
@@ -512,6 +513,20 @@ fn show_batch(batch: BatchAnswer) -> Result {
             ItemResult::Failed(error) => refused(error.into()),
         });
     }
-    let response = answer::json(StatusCode::OK, &json!({"results": results}))?;
+    let response = answer::json(StatusCode::OK, &BatchShown { results })?;
     Ok(mark_replayed(response, batch.replayed))
+}
+
+/// The answer to a batch as it is written: straight from what was posted, since a tree of a thousand
+/// transactions in between would take longer than deciding them.
+#[derive(Serialize)]
+struct BatchShown {
+    results: Vec<ItemShown>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "snake_case")]
+enum ItemShown {
+    Transaction(Box<Posted>),
+    Error(Value),
 }

@@ -10,10 +10,18 @@ use crate::stores::postgres::Postgres;
 use crate::stores::sqlite::Sqlite;
 use crate::{audit, documents, keys, ledger, outbox, sessions, transaction, users};
 
-/// Batches in flight at once on PostgreSQL: while one waits for its flush, the other decides.
-const POSTGRES_SHARDS: usize = 2;
+/// The most batches in flight at once on PostgreSQL.
+const MAX_POSTGRES_SHARDS: usize = 4;
 /// SQLite has one writer.
 const SQLITE_SHARDS: usize = 1;
+
+/// Batches in flight at once on PostgreSQL: one for two cores. A batch costs the server a millisecond whatever
+/// its size, so few large ones are cheaper than many small ones, as long as they keep the cores busy.
+fn postgres_shards() -> usize {
+    std::thread::available_parallelism()
+        .map_or(1, |cores| cores.get() / 2)
+        .clamp(1, MAX_POSTGRES_SHARDS)
+}
 
 /// The handles of one relational store.
 #[derive(Debug, Clone)]
@@ -105,7 +113,7 @@ impl Relational {
                 postgres,
                 Postgres,
                 "postgresql",
-                POSTGRES_SHARDS,
+                postgres_shards(),
                 true
             ));
         }

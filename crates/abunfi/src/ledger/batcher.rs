@@ -39,7 +39,7 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 pub(super) type Committed = Result<Vec<Result<Outcome, Error>>, StoreError>;
 
 /// Decides and commits commands as one unit.
-pub(super) type Commit = dyn Fn(Vec<Command>) -> BoxFuture<'static, Committed> + Send + Sync;
+pub(super) type Commit = dyn Fn(Arc<[Command]>) -> BoxFuture<'static, Committed> + Send + Sync;
 
 /// Cheap to clone; all clones share the queues.
 #[derive(Clone)]
@@ -111,9 +111,12 @@ impl Batcher {
     }
 }
 
+/// Where the caller waits.
+type Answer = oneshot::Sender<Result<Outcome, Error>>;
+
 struct Job {
     command: Command,
-    answer: oneshot::Sender<Result<Outcome, Error>>,
+    answer: Answer,
     since: Instant,
 }
 
@@ -204,7 +207,10 @@ async fn work(shard: std::sync::Weak<Shard>, wake: Arc<Notify>, commit: Arc<Comm
             .into_iter()
             .partition(|job| job.since.elapsed() > MAX_WAIT);
         for job in late {
-            answer(job, Err(overloaded("the posting waited too long").into()));
+            answer(
+                job.answer,
+                Err(overloaded("the posting waited too long").into()),
+            );
         }
         commit_and_answer(batch, &commit).await;
     }
@@ -213,42 +219,50 @@ async fn work(shard: std::sync::Weak<Shard>, wake: Arc<Notify>, commit: Arc<Comm
 /// Commits a batch. One that the store refuses as a whole, and certainly did not do, is halved until the
 /// posting that it stumbles over stands alone; the others are done.
 async fn commit_and_answer(batch: Vec<Job>, commit: &Arc<Commit>) {
-    let mut todo = vec![batch];
-    while let Some(mut batch) = todo.pop() {
-        if batch.is_empty() {
+    let (commands, answers): (Vec<Command>, Vec<Answer>) = batch
+        .into_iter()
+        .map(|job| (job.command, job.answer))
+        .unzip();
+    let mut todo = vec![(Arc::<[Command]>::from(commands), answers)];
+    while let Some((commands, mut answers)) = todo.pop() {
+        if answers.is_empty() {
             continue;
         }
-        let commands = batch.iter().map(|job| job.command.clone()).collect();
         // In a task of its own, so that a panic in it takes this batch with it and not the shard.
-        let committed = tokio::spawn(commit(commands)).await.unwrap_or_else(|died| {
-            Err(StoreError::OutcomeUnknown {
-                store: StoreKind::Relational,
-                reason: died.to_string(),
-            })
-        });
+        let committed = tokio::spawn(commit(Arc::clone(&commands)))
+            .await
+            .unwrap_or_else(|died| {
+                Err(StoreError::OutcomeUnknown {
+                    store: StoreKind::Relational,
+                    reason: died.to_string(),
+                })
+            });
         match committed {
             Ok(results) => {
-                for (job, result) in batch.into_iter().zip(results) {
-                    answer(job, result);
+                for (caller, result) in answers.into_iter().zip(results) {
+                    answer(caller, result);
                 }
             }
-            Err(StoreError::Unexpected { .. } | StoreError::Conflict { .. }) if batch.len() > 1 => {
-                let second = batch.split_off(batch.len() / 2);
-                todo.push(second);
-                todo.push(batch);
+            Err(StoreError::Unexpected { .. } | StoreError::Conflict { .. })
+                if answers.len() > 1 =>
+            {
+                let second = answers.split_off(answers.len() / 2);
+                let (before, after) = commands.split_at(answers.len());
+                todo.push((after.into(), second));
+                todo.push((before.into(), answers));
             }
             Err(error) => {
-                for job in batch {
-                    answer(job, Err(error.clone().into()));
+                for caller in answers {
+                    answer(caller, Err(error.clone().into()));
                 }
             }
         }
     }
 }
 
-fn answer(job: Job, result: Result<Outcome, Error>) {
+fn answer(caller: Answer, result: Result<Outcome, Error>) {
     // A caller that went away does not need to be told; what was done is done.
-    drop(job.answer.send(result));
+    drop(caller.send(result));
 }
 
 fn overloaded(reason: &str) -> StoreError {
@@ -297,13 +311,13 @@ mod tests {
         }
     }
 
-    type Noted = Arc<Mutex<Vec<Vec<Command>>>>;
+    type Noted = Arc<Mutex<Vec<Arc<[Command]>>>>;
 
     /// Commits by noting the batches; each takes `pause`.
     fn recorder(pause: Duration) -> (Arc<Commit>, Noted) {
         let batches = Arc::new(Mutex::new(Vec::new()));
         let noted = Arc::clone(&batches);
-        let commit: Arc<Commit> = Arc::new(move |commands: Vec<Command>| {
+        let commit: Arc<Commit> = Arc::new(move |commands: Arc<[Command]>| {
             let noted = Arc::clone(&noted);
             async move {
                 tokio::time::sleep(pause).await;
@@ -387,7 +401,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_posting_that_the_store_stumbles_over_fails_alone() {
-        let commit: Arc<Commit> = Arc::new(|commands: Vec<Command>| {
+        let commit: Arc<Commit> = Arc::new(|commands: Arc<[Command]>| {
             async move {
                 if commands
                     .iter()
@@ -450,7 +464,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_panic_in_one_commit_does_not_stop_the_shard() {
-        let commit: Arc<Commit> = Arc::new(|commands: Vec<Command>| {
+        let commit: Arc<Commit> = Arc::new(|commands: Arc<[Command]>| {
             async move {
                 assert!(
                     commands.iter().all(|command| command.request_id != "panic"),

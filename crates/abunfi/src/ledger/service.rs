@@ -357,14 +357,17 @@ impl Service {
         &self,
         commands: Vec<Command>,
     ) -> Result<Vec<Result<Outcome, Error>>, Error> {
-        let mut outcomes = Vec::with_capacity(commands.len());
-        for chunk in commands.chunks(COMMIT_CHUNK) {
+        let all = commands.len();
+        let mut outcomes = Vec::with_capacity(all);
+        let mut commands = commands.into_iter();
+        while outcomes.len() < all {
             faults::reach(Point::BetweenChunks);
-            match self.post_commands(chunk.to_vec()).await {
+            let chunk = commands.by_ref().take(COMMIT_CHUNK).collect();
+            match self.post_commands(chunk).await {
                 Ok(posted) => outcomes.extend(posted),
                 Err(error) if outcomes.is_empty() => return Err(error.into()),
                 Err(error) => {
-                    let rest = commands.len() - outcomes.len();
+                    let rest = all - outcomes.len();
                     outcomes.extend(
                         std::iter::repeat_with(|| Err(Error::Store(error.clone()))).take(rest),
                     );
@@ -397,7 +400,7 @@ impl Service {
     /// Commits, then invalidates, both to the end whatever becomes of the caller.
     async fn post_commands(
         &self,
-        commands: Vec<Command>,
+        commands: Arc<[Command]>,
     ) -> Result<Vec<Result<Outcome, Error>>, StoreError> {
         uncancelled(post_and_invalidate(
             Arc::clone(&self.store),
@@ -573,7 +576,7 @@ impl Service {
             .expired_holds(self.clock.now(), EXPIRY_BATCH)
             .await?;
         let ctx = Context::system("expiry");
-        let commands: Vec<Command> = due
+        let commands: Arc<[Command]> = due
             .into_iter()
             .map(|(user_id, transaction_id)| {
                 let details = SettleRequest {
@@ -689,7 +692,7 @@ fn running_name(user_id: UserId, idempotency: &Idempotency) -> String {
 async fn post_and_invalidate(
     store: Arc<dyn Store>,
     cache: Cache,
-    commands: Vec<Command>,
+    commands: Arc<[Command]>,
 ) -> Committed {
     let (posted, promises) = outbox::collecting(store.post(&commands)).await;
     match &posted {

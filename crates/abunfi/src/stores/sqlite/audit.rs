@@ -5,10 +5,9 @@ use serde_json::json;
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
 
 use super::columns::{Columns, hex, row_list};
+use super::rows;
 use super::{Sqlite, user_exists};
-use crate::audit::{
-    AmountsAfter, AuditRow, Draft, Entry, Hash, Head, HistoryCursor, Private, Store,
-};
+use crate::audit::{AmountsAfter, AuditRow, Draft, Entry, Head, HistoryCursor, Private, Store};
 use crate::context::{Actor, ActorKind};
 use crate::error::StoreError;
 use crate::ids::UserId;
@@ -53,8 +52,8 @@ pub(super) async fn append(
     Ok(entry)
 }
 
-/// Writes sealed rows, and the personal content that they commit to, each with the index of its row: at
-/// most two statements, however many rows. The caller moves the chains' heads.
+/// Writes sealed rows, and the personal content that they commit to, each with the index of its row: in few
+/// statements, however many rows. The caller moves the chains' heads.
 pub(super) async fn insert(
     connection: &mut SqliteConnection,
     entries: &[Entry],
@@ -77,51 +76,44 @@ async fn insert_entries(
     connection: &mut SqliteConnection,
     entries: &[Entry],
 ) -> Result<(), sqlx::Error> {
-    let commitment = |commitment: &Option<Hash>| commitment.map(hex);
-    let rows = row_list(entries, |entry| {
-        json!([
-            hex(entry.user_id.0),
-            entry.chain,
-            entry.seq,
-            entry.transaction_id.map(|id| hex(id.0)),
-            entry.action,
-            entry.previous_status,
-            entry.new_status,
-            entry.amount.map(Amount::micros),
-            entry.shares.map(Amount::micros),
-            entry.after.map(|after| after.available.micros()),
-            entry.after.map(|after| after.locked.micros()),
-            entry.after.map(|after| after.shares.micros()),
-            entry.after.map(|after| after.locked_shares.micros()),
-            entry.actor.kind.as_str(),
-            entry.actor.id,
-            entry.actor.session_id.map(|id| hex(id.0)),
-            entry.request_id,
-            entry.at.micros(),
-            commitment(&entry.reason_commitment),
-            commitment(&entry.data_commitment),
-            hex(entry.previous_hash),
-            hex(entry.hash),
-            entry.trace_id,
-        ])
+    let rows = entries.iter().map(|entry| {
+        [
+            entry.user_id.0.into(),
+            entry.chain.as_str().into(),
+            entry.seq.into(),
+            entry.transaction_id.map(|id| id.0).into(),
+            entry.action.as_str().into(),
+            entry.previous_status.as_ref().into(),
+            entry.new_status.as_ref().into(),
+            entry.amount.map(Amount::micros).into(),
+            entry.shares.map(Amount::micros).into(),
+            entry.after.map(|after| after.available.micros()).into(),
+            entry.after.map(|after| after.locked.micros()).into(),
+            entry.after.map(|after| after.shares.micros()).into(),
+            entry.after.map(|after| after.locked_shares.micros()).into(),
+            entry.actor.kind.as_str().into(),
+            entry.actor.id.as_str().into(),
+            entry.actor.session_id.map(|id| id.0).into(),
+            entry.request_id.as_str().into(),
+            entry.at.micros().into(),
+            entry.reason_commitment.into(),
+            entry.data_commitment.into(),
+            entry.previous_hash.into(),
+            entry.hash.into(),
+            entry.trace_id.as_ref().into(),
+        ]
     });
-    sqlx::query(
+    rows::insert(
+        connection,
         "INSERT INTO audit (
              user_id, chain, seq, transaction_id, action, previous_status, new_status, amount, shares,
              available_after, locked_after, shares_after, locked_shares_after,
              actor_kind, actor_id, actor_session_id, request_id, at,
-             reason_commitment, data_commitment, previous_hash, hash, trace_id)
-         SELECT unhex(value ->> 0), value ->> 1, value ->> 2, unhex(value ->> 3), value ->> 4, value ->> 5,
-                value ->> 6, value ->> 7, value ->> 8, value ->> 9, value ->> 10, value ->> 11, value ->> 12,
-                value ->> 13, value ->> 14, unhex(value ->> 15), value ->> 16, value ->> 17,
-                unhex(value ->> 18), unhex(value ->> 19), unhex(value ->> 20), unhex(value ->> 21),
-                value ->> 22
-         FROM json_each(?1)",
+             reason_commitment, data_commitment, previous_hash, hash, trace_id)",
+        "",
+        rows.collect(),
     )
-    .bind(rows)
-    .execute(connection)
-    .await?;
-    Ok(())
+    .await
 }
 
 async fn insert_private(

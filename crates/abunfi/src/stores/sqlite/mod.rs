@@ -36,6 +36,7 @@ mod logs;
 mod open;
 mod outbox;
 mod probe;
+mod rows;
 mod sessions;
 #[cfg(test)]
 mod tests;

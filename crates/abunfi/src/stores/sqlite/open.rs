@@ -27,6 +27,16 @@ const OPEN_TIMEOUT: Duration = Duration::from_secs(30);
 /// What the write-ahead log may keep on disk once its content is in the file: enough for a burst.
 const WAL_KEPT_BYTES: u32 = 64 * 1024 * 1024;
 
+/// Pages of the write-ahead log after which a commit brings them into the file: a quarter of what the log
+/// may keep. Pages that change again and again are copied once each time, and not with every few batches.
+const CHECKPOINT_PAGES: u32 = 4_096;
+/// Statements that the writer keeps prepared: the ledger's, for each of the numbers of rows that they take,
+/// and all others.
+const STATEMENTS_KEPT: usize = 250;
+/// Pages that the writer keeps in memory: with SQLite's own two megabytes it reads the inner pages of its
+/// indexes from the log again and again.
+const CACHE_KIB: u32 = 64 * 1024;
+
 /// The path that a `sqlite://…` URL, a `sqlite:…` URL or a plain path names.
 ///
 /// # Errors
@@ -83,8 +93,13 @@ pub(super) fn writer_options(path: &Path) -> SqliteConnectOptions {
         .pragma("recursive_triggers", "ON")
         .pragma("trusted_schema", "OFF")
         .pragma("journal_size_limit", WAL_KEPT_BYTES.to_string())
+        .pragma("wal_autocheckpoint", CHECKPOINT_PAGES.to_string())
+        .pragma("cache_size", (-i64::from(CACHE_KIB)).to_string())
+        // What a statement over many rows keeps for undoing itself alone: gone after a crash either way.
+        .pragma("temp_store", "MEMORY")
         .foreign_keys(true)
         .busy_timeout(BUSY_TIMEOUT)
+        .statement_cache_capacity(STATEMENTS_KEPT)
         .disable_statement_logging()
 }
 

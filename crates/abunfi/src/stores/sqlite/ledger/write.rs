@@ -11,6 +11,7 @@ use crate::ledger::posting::{Books, Effects, Kept};
 use crate::money::Amount;
 use crate::stores::sqlite::audit;
 use crate::stores::sqlite::columns::{hex, row_list};
+use crate::stores::sqlite::rows::insert;
 
 /// Writes all effects: accounts, transactions, entries, audit rows, answers.
 pub(super) async fn write(conn: &mut SqliteConnection, books: &Books) -> Result<()> {
@@ -34,93 +35,82 @@ pub(super) async fn write(conn: &mut SqliteConnection, books: &Books) -> Result<
 
 async fn put_accounts(conn: &mut SqliteConnection, books: &Books) -> Result<()> {
     let changed = books.effects.accounts.iter();
-    let rows = row_list(
-        changed.filter_map(|key| books.accounts.get(key).map(|account| (key, account))),
-        |((user, asset), account)| {
-            json!([
-                hex(user.0),
-                asset,
-                account.available.micros(),
-                account.locked.micros(),
-                account.shares.micros(),
-                account.locked_shares.micros(),
-                account.totals.deposited,
-                account.totals.withdrawn,
-                account.totals.yield_earned,
-                account.totals.bonuses,
-                account.totals.fees,
-                account.last_yield_at.map(Timestamp::micros),
-                account.pending,
-                account.head.seq,
-                hex(account.head.hash),
-                account.head_at.micros(),
-                account.owner_status,
-            ])
-        },
-    );
-    execute(
+    let rows = changed
+        .filter_map(|key| books.accounts.get(key).map(|account| (key, account)))
+        .map(|((user, asset), account)| {
+            [
+                user.0.into(),
+                asset.as_str().into(),
+                account.available.micros().into(),
+                account.locked.micros().into(),
+                account.shares.micros().into(),
+                account.locked_shares.micros().into(),
+                account.totals.deposited.into(),
+                account.totals.withdrawn.into(),
+                account.totals.yield_earned.into(),
+                account.totals.bonuses.into(),
+                account.totals.fees.into(),
+                account.last_yield_at.map(Timestamp::micros).into(),
+                account.pending.into(),
+                account.head.seq.into(),
+                account.head.hash.into(),
+                account.head_at.micros().into(),
+                account.owner_status.as_str().into(),
+            ]
+        });
+    insert(
         conn,
-        // `WHERE true` tells the upsert from a join condition.
         "INSERT INTO accounts (user_id, asset, available, locked, shares, locked_shares, deposited, withdrawn,
              total_yield_earned, bonuses, fees, last_yield_at, pending, version, chain_hash, chain_at,
-             owner_status)
-         SELECT unhex(value ->> 0), value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6,
-                value ->> 7, value ->> 8, value ->> 9, value ->> 10, value ->> 11, value ->> 12, value ->> 13,
-                unhex(value ->> 14), value ->> 15, value ->> 16
-         FROM json_each(?1) WHERE true
-         ON CONFLICT (user_id, asset) DO UPDATE SET
+             owner_status)",
+        "ON CONFLICT (user_id, asset) DO UPDATE SET
              available = excluded.available, locked = excluded.locked, shares = excluded.shares,
              locked_shares = excluded.locked_shares, deposited = excluded.deposited,
              withdrawn = excluded.withdrawn, total_yield_earned = excluded.total_yield_earned,
              bonuses = excluded.bonuses, fees = excluded.fees, last_yield_at = excluded.last_yield_at,
              pending = excluded.pending, version = excluded.version, chain_hash = excluded.chain_hash,
              chain_at = excluded.chain_at",
-        rows,
+        rows.collect(),
     )
     .await
 }
 
 async fn insert_transactions(conn: &mut SqliteConnection, books: &Books) -> Result<()> {
     let inserted = books.effects.inserted.iter();
-    let rows = row_list(
-        inserted.filter_map(|key| books.transactions.get(key)),
-        |tx| {
-            json!([
-                hex(tx.user_id.0),
-                hex(tx.id.0),
-                tx.kind,
-                tx.status,
-                tx.asset,
-                tx.amount.micros(),
-                tx.shares.micros(),
-                tx.expires_at.map(Timestamp::micros),
-                tx.submitted_at.map(Timestamp::micros),
-                tx.client_reference,
-                tx.tx_hash,
-                tx.block_number,
-                tx.gas_used,
-                tx.gas_fee,
-                tx.confirmations,
-                tx.exchange_rate,
-                tx.amount_vnd.map(Amount::micros),
-                metadata_text(tx),
-                tx.error_message,
-                tx.created_at.micros(),
-                tx.confirmed_at.map(Timestamp::micros),
-            ])
-        },
-    );
-    execute(
+    let rows = inserted
+        .filter_map(|key| books.transactions.get(key))
+        .map(|tx| {
+            [
+                tx.user_id.0.into(),
+                tx.id.0.into(),
+                tx.kind.as_str().into(),
+                tx.status.as_str().into(),
+                tx.asset.as_str().into(),
+                tx.amount.micros().into(),
+                tx.shares.micros().into(),
+                tx.expires_at.map(Timestamp::micros).into(),
+                tx.submitted_at.map(Timestamp::micros).into(),
+                tx.client_reference.as_ref().into(),
+                tx.tx_hash.as_ref().into(),
+                tx.block_number.into(),
+                tx.gas_used.into(),
+                tx.gas_fee.map(|fee| fee.to_string()).into(),
+                tx.confirmations.into(),
+                tx.exchange_rate.map(|rate| rate.to_string()).into(),
+                tx.amount_vnd.map(Amount::micros).into(),
+                metadata_text(tx).into(),
+                tx.error_message.as_ref().into(),
+                tx.created_at.micros().into(),
+                tx.confirmed_at.map(Timestamp::micros).into(),
+            ]
+        });
+    insert(
         conn,
         "INSERT INTO transactions (user_id, transaction_id, type, status, asset, amount, shares, expires_at,
              submitted_at, client_reference, tx_hash, block_number, gas_used, gas_fee, confirmations,
-             exchange_rate, amount_vnd, metadata, error_message, created_at, confirmed_at)
-         SELECT unhex(value ->> 0), unhex(value ->> 1), value ->> 2, value ->> 3, value ->> 4, value ->> 5,
-                value ->> 6, value ->> 7, value ->> 8, value ->> 9, value ->> 10, value ->> 11, value ->> 12,
-                value ->> 13, value ->> 14, value ->> 15, value ->> 16, value ->> 17, value ->> 18,
-                value ->> 19, value ->> 20
-         FROM json_each(?1)",
-        rows,
+             exchange_rate, amount_vnd, metadata, error_message, created_at, confirmed_at)",
+        "",
+        rows.collect(),
     )
     .await
 }
@@ -166,54 +156,48 @@ async fn update_transactions(conn: &mut SqliteConnection, books: &Books) -> Resu
 }
 
 async fn insert_entries(conn: &mut SqliteConnection, effects: &Effects) -> Result<()> {
-    let rows = row_list(&effects.entries, |entry| {
-        json!([
-            hex(entry.user_id.0),
-            hex(entry.transaction_id.0),
-            entry.account,
-            entry.asset,
-            entry.amount,
-            entry.at.micros(),
-        ])
+    let rows = effects.entries.iter().map(|entry| {
+        [
+            entry.user_id.0.into(),
+            entry.transaction_id.0.into(),
+            entry.account.as_str().into(),
+            entry.asset.as_str().into(),
+            entry.amount.into(),
+            entry.at.micros().into(),
+        ]
     });
-    execute(
+    insert(
         conn,
-        "INSERT INTO entries (user_id, transaction_id, account, asset, amount, at)
-         SELECT unhex(value ->> 0), unhex(value ->> 1), value ->> 2, value ->> 3, value ->> 4, value ->> 5
-         FROM json_each(?1)",
-        rows,
+        "INSERT INTO entries (user_id, transaction_id, account, asset, amount, at)",
+        "",
+        rows.collect(),
     )
     .await
 }
 
 async fn insert_answers(conn: &mut SqliteConnection, books: &Books) -> Result<()> {
-    let mut answers = Vec::with_capacity(books.effects.answers.len());
+    let mut rows = Vec::with_capacity(books.effects.answers.len());
     for key in &books.effects.answers {
         if let Some(row) = books.answers.get(key) {
             let kept = Kept::of(&row.answer).map_err(|error| sqlx::Error::Encode(error.into()))?;
-            answers.push((key, row, kept));
+            rows.push([
+                key.user_id.0.into(),
+                key.principal.as_str().into(),
+                key.scope.as_str().into(),
+                key.key.as_str().into(),
+                kept.rows().map(|(id, _)| id.0).into(),
+                kept.rows().map(|(_, seq)| seq).into(),
+                row.at.micros().into(),
+                row.fingerprint.into(),
+                kept.text().into(),
+            ]);
         }
     }
-    let rows = row_list(answers, |(key, row, kept)| {
-        json!([
-            hex(key.user_id.0),
-            key.principal,
-            key.scope,
-            key.key,
-            kept.rows().map(|(id, _)| hex(id.0)),
-            kept.rows().map(|(_, seq)| seq),
-            row.at.micros(),
-            hex(row.fingerprint),
-            kept.text(),
-        ])
-    });
-    execute(
+    insert(
         conn,
         "INSERT INTO idempotency_keys (user_id, principal, scope, key, transaction_id, seq, created_at,
-             fingerprint, answer)
-         SELECT unhex(value ->> 0), value ->> 1, value ->> 2, value ->> 3, unhex(value ->> 4), value ->> 5,
-                value ->> 6, unhex(value ->> 7), value ->> 8
-         FROM json_each(?1)",
+             fingerprint, answer)",
+        "",
         rows,
     )
     .await
