@@ -232,6 +232,8 @@ class Report:
         self.checkpoints = 0
         self.checkpoint = 0
         self.not_covered = 0
+        self.chains_not_covered = 0
+        self.since = 0
 
     def found(self, text):
         self.findings.append(text)
@@ -280,6 +282,7 @@ def check_proof(proof, report):
     for chain in proof["chains"]:
         report.chains += 1
         name, inclusion = "chain " + chain["chain"], chain["inclusion"]
+        report.chains_not_covered += inclusion is None
         walk, covered = Walk(), 0
         if inclusion is not None:
             covered = inclusion["seq"]
@@ -347,7 +350,7 @@ class Books:
     def __init__(self, header, report):
         self.report = report
         self.ledger = header["ledger_id"]
-        self.since = header["since"]
+        self.since = report.since = header["since"]
         self.newest = header["checkpoint"]
         self.checkpoints = []
         self.leaves = []
@@ -357,6 +360,7 @@ class Books:
         self.known = {}
         self.starts = {}
         self.batch = None
+        self.last_user = b""
 
     def take(self, line):
         getattr(self, "take_" + line["type"])(line)
@@ -423,6 +427,9 @@ class Books:
 
     def take_account(self, line):
         key = (line["user_id"], line["chain"])
+        if key in self.batch.heads:
+            self.report.found("user %s, chain %s: its head is there twice" % key)
+            return
         self.batch.heads[key] = line
         self.batch.walks[key] = Walk(*self.starts.get(key, (0, ZEROS)))
         if line["type"] == "account":
@@ -449,12 +456,17 @@ class Books:
             self.take_money(key, row, place + ", row %d" % row["seq"])
 
     def take_money(self, key, row, place):
+        if row["transaction_id"] is None:
+            self.report.found(place + ": it is of no transaction")
+            return
         name = (key[0], row["transaction_id"])
         amount, shares = int(row["amount_micros"]), int(row["shares_micros"])
         transaction = self.batch.transactions.get(name)
         if row["action"].startswith("post_"):
             if transaction is not None or row["previous_status"] is not None:
                 self.report.found(place + ": it is posted twice")
+            if row["action"][len("post_") :] not in TOTAL:
+                self.report.found(place + ": there is no such type")
             transaction = {
                 "kind": row["action"][len("post_") :],
                 "asset": key[1],
@@ -513,6 +525,10 @@ class Books:
         batch, self.batch = self.batch, None
         if batch is None:
             return
+        users = [uuid.UUID(user).bytes for user, _ in batch.heads] or [self.last_user]
+        if self.last_user and min(users) <= self.last_user and batch.heads:
+            self.report.found("a user does not come after the batch before")
+        self.last_user = max(users)
         totals = {}
         for (user, name), transaction in sorted(batch.transactions.items()):
             if self.since > 0:
@@ -542,14 +558,18 @@ class Books:
             covered = max(self.known.pop(key, {}), default=0)
             if covered > walk.seq:
                 self.report.found(place + ": it is shorter than a checkpoint says")
-            if head["type"] == "account" and self.since == 0:
+            if head["type"] == "account":
                 self.check_account(key, head, batch.held[key], totals.get(key, {}))
 
     def check_account(self, key, account, held, totals):
         names = ("available", "locked", "shares", "locked_shares")
         has = [int(account[name + "_micros"]) for name in names]
-        if has != held:
+        if held is not None and has != held:
             self.report.found("user %s, account %s: it should hold %s" % (*key, held))
+        if int(account["fees_micros"]) != 0:
+            self.report.found("user %s, account %s: fees should be 0" % key)
+        if self.since > 0:
+            return
         for name in TOTAL.values():
             if int(account[name]) != totals.get(name, 0):
                 self.report.found("user %s, account %s: %s should be %d" % (*key, name, totals.get(name, 0)))
@@ -558,6 +578,8 @@ class Books:
 
     def finish(self):
         self.end_batch()
+        if self.since > 0 and (not self.checkpoints or self.checkpoints[0]["number"] != self.since):
+            self.report.found("it does not begin with the header's checkpoint")
         last = self.checkpoints[-1]["number"] if self.checkpoints else 0
         if last != self.newest:
             self.report.found("the newest checkpoint is not the header's")
@@ -626,6 +648,8 @@ def main(arguments):
                 "chains": report.chains,
                 "rows": report.rows,
                 "rows_not_covered": report.not_covered,
+                "chains_not_covered": report.chains_not_covered,
+                "since": report.since,
             }
         )
     )

@@ -278,7 +278,8 @@ Example:
 Example:
   abunfi audit check books.jsonl --public-key 3b6a27bcceb6a42d62a3a8d02a6f0d73653215771de243a63ac048a18b59da29
 
-Exits with 1 if anything disagrees.")]
+Exits with 0 if everything agrees, with 1 if anything disagrees, with 2 if the file is missing or cannot be
+read.")]
     Check {
         /// What `export`, `prove` or `anchor` wrote; - reads standard input
         file: PathBuf,

@@ -36,7 +36,10 @@ pub(crate) async fn run(loaded: Loaded, command: &Audit, json: bool) -> anyhow::
         Audit::Prove { user, .. } | Audit::Erase { user } => Some(user_id(user)?),
         _ => None,
     };
-    let platform = setup::open_for_command(loaded).await?;
+    let platform = match command {
+        Audit::Checkpoint | Audit::Erase { .. } => setup::open_for_command(loaded).await?,
+        _ => setup::open_to_read(loaded).await?,
+    };
     let done = Box::pin(run_on(&platform, command, user, json)).await;
     platform.close().await;
     done?;
@@ -252,13 +255,13 @@ fn check(file: &Path, public_keys: &[String], json: bool) -> anyhow::Result<Exit
     let mut reader: Box<dyn BufRead> = if file == Path::new("-") {
         Box::new(BufReader::new(std::io::stdin()))
     } else {
-        let opened = File::open(file).with_context(|| format!("cannot read {}", file.display()));
+        let opened = File::open(file).map_err(|error| unreadable(file, &error));
         Box::new(BufReader::with_capacity(1 << 20, opened?))
     };
     let bar = Bar::new(json);
     let report = check::check(reader.as_mut(), &trusted, &bar);
     bar.0.finish_and_clear();
-    let report = report.with_context(|| file.display().to_string())?;
+    let report = report.map_err(|error| unreadable(file, &error))?;
     if json {
         output::json(&report)?;
     } else {
@@ -269,6 +272,11 @@ fn check(file: &Path, public_keys: &[String], json: bool) -> anyhow::Result<Exit
     } else {
         ExitCode::FAILURE
     })
+}
+
+/// Nothing was checked, which is not the same as a disagreement.
+fn unreadable(file: &Path, error: &dyn std::error::Error) -> Misuse {
+    Misuse(format!("cannot check {}: {error}", file.display()))
 }
 
 fn public_key(text: &str) -> Result<PublicKey, Misuse> {
@@ -291,6 +299,18 @@ fn shown(report: &Report, any_key: bool) -> String {
         "{} rows in {} chains, {} checkpoints; {} rows are newer than the newest checkpoint.",
         report.rows, report.chains, report.checkpoints, report.rows_not_covered
     ));
+    if report.since > 0 {
+        lines.push(format!(
+            "Only what came after checkpoint {}; balances were not added up.",
+            report.since
+        ));
+    }
+    if let Some(user) = report.user_id {
+        lines.push(format!(
+            "It is of user {user}; {} chains are not covered by the checkpoint.",
+            report.chains_not_covered
+        ));
+    }
     lines.push(match (&report.signed_by, report.checkpoint) {
         (_, 0) => {
             "There is no checkpoint: nothing says that this is all there ever was.".to_owned()

@@ -188,6 +188,7 @@ fn assert_clean(text: &str, signer: Option<&Signer>) -> Report {
         "clean": true, "disagreements": 0, "checkpoint": report.checkpoint,
         "checkpoints": report.checkpoints, "chains": report.chains, "rows": report.rows,
         "rows_not_covered": report.rows_not_covered,
+        "chains_not_covered": report.chains_not_covered, "since": report.since,
     });
     assert_eq!(other, counts);
     report
@@ -355,6 +356,27 @@ const EDITS: &[Edit] = &[
         });
         the(l, "header", |_| true)["checkpoint"] = 0.into();
     }),
+    ("a header that leaves out the sums", |l| {
+        the(l, "header", |_| true)["since"] = 1.into();
+        more(&mut the(l, "account", is_vnd)["deposited_micros"]);
+        l.remove(place(l, "checkpoint", |c| c["number"] == 1));
+    }),
+    ("fees", |l| {
+        more(&mut the(l, "account", is_vnd)["fees_micros"])
+    }),
+    ("an account twice", |l| {
+        let account = place(l, "account", is_vnd);
+        l.insert(account, l[account].clone());
+    }),
+    ("users once more in another batch", |l| {
+        let end = l.len() - 1;
+        let batch = place(l, "batch", |_| true);
+        let again: Vec<Value> = l[batch..end].to_vec();
+        l.splice(end..end, again);
+    }),
+    ("half a signature", |l| {
+        the(l, "checkpoint", |_| true)["public_key"] = Value::Null
+    }),
     ("what a leaf held", |l| {
         flip(&mut the(l, "change", |_| true)["hash"])
     }),
@@ -411,7 +433,15 @@ async fn an_export_after_a_checkpoint_holds_what_came_later(stores: &Relational)
     for since in 1..=4 {
         let text = export(&audit, since).await;
         let report = assert_clean(&text, Some(&signer()));
-        assert_eq!(report.checkpoint, 4);
+        assert_eq!((report.checkpoint, report.since), (4, since));
+        let mut edited = lines(&text);
+        the(&mut edited, "header", |_| true)["since"] = (since + 1).into();
+        assert_seen("another start", &joined(edited));
+        if since < 3 {
+            let mut edited = lines(&text);
+            more(&mut the(&mut edited, "account", is_vnd)["available_micros"]);
+            assert_seen("a balance", &joined(edited));
+        }
         let known = stores.checkpoints.checkpoints(since - 1, 1).await.unwrap();
         assert_eq!(
             i64::try_from(report.rows).unwrap(),

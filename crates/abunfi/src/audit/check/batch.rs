@@ -53,7 +53,16 @@ pub(super) struct Batch {
     is_incremental: bool,
 }
 
+/// The types that a transaction can have.
+const KINDS: [&str; 4] = ["deposit", "withdraw", "yield_harvest", "referral_bonus"];
+
 impl Batch {
+    /// The first and the last of its users.
+    pub(super) fn users(&self) -> Option<(UserId, UserId)> {
+        let users = || self.chains.keys().map(|(user, _)| *user);
+        users().min().zip(users().max())
+    }
+
     pub(super) fn take(
         &mut self,
         line: Line,
@@ -69,14 +78,20 @@ impl Batch {
                     hash: account.hash.0,
                 };
                 let key = (account.user_id, account.chain.clone());
-                self.begin(key, end, Some(account), known);
+                self.begin(key, end, Some(account), known, report);
             }
             Line::Chain {
                 user_id,
                 chain,
                 seq,
                 hash,
-            } => self.begin((user_id, chain), Head { seq, hash: hash.0 }, None, known),
+            } => self.begin(
+                (user_id, chain),
+                Head { seq, hash: hash.0 },
+                None,
+                known,
+                report,
+            ),
             Line::Row(row) => self.row(*row, known, report),
             Line::Transaction(line) => self.transaction(&line, report),
             Line::Entry(line) => self.entry(&line, report),
@@ -84,7 +99,18 @@ impl Batch {
         }
     }
 
-    fn begin(&mut self, key: Key, end: Head, account: Option<AccountLine>, known: &Known) {
+    fn begin(
+        &mut self,
+        key: Key,
+        end: Head,
+        account: Option<AccountLine>,
+        known: &Known,
+        report: &mut Report,
+    ) {
+        if self.chains.contains_key(&key) {
+            report.found(|| format!("user {}, chain {}: its head is there twice", key.0, key.1));
+            return;
+        }
         let start = known.starts.get(&key).copied().unwrap_or(Head::EMPTY);
         let chain = Chain {
             end,
@@ -131,8 +157,12 @@ impl Batch {
                 )
             });
         }
-        if let (Some(_), Some(id)) = (&chain.account, row.transaction_id) {
-            self.money(&key, id, &row, report);
+        match (&chain.account, row.transaction_id) {
+            (Some(_), Some(id)) => self.money(&key, id, &row, report),
+            (Some(_), None) => {
+                report.found(|| format!("{}: row {seq} is of no transaction", place()));
+            }
+            (None, _) => {}
         }
     }
 
@@ -144,6 +174,9 @@ impl Batch {
         let status = row.new_status.clone().unwrap_or_default();
         let posted = row.action.strip_prefix("post_");
         if let Some(kind) = posted {
+            if !KINDS.contains(&kind) || row.previous_status.is_some() {
+                report.found(|| format!("{}: it does not post a transaction", place()));
+            }
             let transaction = Transaction {
                 asset: key.1.clone(),
                 kind: kind.to_owned(),
@@ -312,8 +345,8 @@ impl Batch {
                     )
                 });
             }
-            if let (false, Some(account)) = (is_incremental, &chain.account) {
-                check_account(&chain, account, report);
+            if let Some(account) = &chain.account {
+                check_account(&chain, account, is_incremental, report);
             }
         }
     }
@@ -355,7 +388,7 @@ impl Batch {
     }
 }
 
-fn check_account(chain: &Chain, account: &AccountLine, report: &mut Report) {
+fn check_account(chain: &Chain, account: &AccountLine, is_incremental: bool, report: &mut Report) {
     let place = || format!("user {}, account {}", account.user_id, account.chain);
     let held = [
         account.available_micros,
@@ -373,6 +406,12 @@ fn check_account(chain: &Chain, account: &AccountLine, report: &mut Report) {
                 place()
             )
         });
+    }
+    if account.fees_micros != Micros(0) {
+        report.found(|| format!("{}: nothing was charged, so fees should be 0", place()));
+    }
+    if is_incremental {
+        return;
     }
     let should = Totals {
         deposited: account.deposited_micros.0.into(),

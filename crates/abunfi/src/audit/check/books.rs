@@ -1,7 +1,7 @@
 //! An export, line by line.
 
 use std::collections::HashMap;
-use std::io::BufRead;
+use std::io::{BufRead, Read as _};
 
 use uuid::Uuid;
 
@@ -12,6 +12,9 @@ use crate::audit::format::{EXPORT, Line};
 use crate::audit::merkle::Tree;
 use crate::audit::{Head, Progress};
 use crate::ids::UserId;
+
+/// A line is a few hundred bytes; what has no end is no line of an export.
+const MAX_LINE_BYTES: u64 = 1 << 20;
 
 /// What checkpoints say of chains.
 #[derive(Default)]
@@ -37,6 +40,8 @@ pub(super) struct Books<'a> {
     held: Vec<i64>,
     known: Known,
     batch: Option<Batch>,
+    /// The last user of the batches before.
+    last_user: Option<UserId>,
 }
 
 impl<'a> Books<'a> {
@@ -71,11 +76,13 @@ impl<'a> Books<'a> {
             held: Vec::new(),
             known: Known::default(),
             batch: None,
+            last_user: None,
         };
+        books.report.since = since;
         let (mut text, mut number) = (String::new(), 1_u64);
         loop {
             text.clear();
-            if file.read_line(&mut text)? == 0 {
+            if (&mut *file).take(MAX_LINE_BYTES).read_line(&mut text)? == 0 {
                 return Err(Unreadable::Cut("its last line is missing"));
             }
             let line: Line = serde_json::from_str(&text).map_err(|error| Unreadable::Line {
@@ -101,7 +108,10 @@ impl<'a> Books<'a> {
             Line::Header { .. } | Line::End { .. } => {
                 self.report.found(|| "a second header".to_owned());
             }
-            Line::Checkpoint(line) => self.checkpoint(line.into_checkpoint(self.ledger_id)),
+            Line::Checkpoint(line) => {
+                self.report.whole_seal(&line);
+                self.checkpoint(line.into_checkpoint(self.ledger_id));
+            }
             Line::Leaf {
                 leaf,
                 user_id,
@@ -226,12 +236,26 @@ impl<'a> Books<'a> {
             self.end_checkpoint();
         }
         if let Some(batch) = self.batch.take() {
+            if let Some((first, last)) = batch.users() {
+                if self.last_user.is_some_and(|before| before >= first) {
+                    self.report
+                        .found(|| format!("user {first} does not come after the batch before"));
+                }
+                self.last_user = Some(last);
+            }
             batch.finish(&mut self.known, self.since > 0, &mut self.report);
         }
     }
 
     fn finish(mut self) -> Report {
         self.end_batch();
+        let first = self.checkpoints.first().map_or(0, |first| first.number);
+        if self.since > 0 && first != self.since {
+            let since = self.since;
+            self.report.found(|| {
+                format!("it begins after checkpoint {since} by the header, and after {first} by the file")
+            });
+        }
         let last = self.checkpoints.last().map_or(0, |last| last.number);
         if last != self.newest {
             let newest = self.newest;

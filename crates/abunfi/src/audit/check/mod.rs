@@ -6,7 +6,7 @@ use std::io::{BufRead, Read};
 use serde::Serialize;
 
 use super::checkpoint::{Checkpoint, Leaf, PublicKey};
-use super::format::{ANCHOR, Anchor, Inclusion, Line, PROOF, Proof};
+use super::format::{ANCHOR, Anchor, CheckpointLine, Inclusion, Line, PROOF, Proof};
 use super::{Entry, GENESIS, Hash, Head, merkle};
 use crate::ids::UserId;
 
@@ -34,6 +34,10 @@ pub enum Kind {
 pub struct Report {
     pub kind: Kind,
     pub ledger_id: uuid::Uuid,
+    /// Whose proof it is.
+    pub user_id: Option<UserId>,
+    /// Only what came after that checkpoint; 0: everything.
+    pub since: i64,
     /// Nothing disagrees.
     pub clean: bool,
     /// The newest checkpoint; 0: there is none.
@@ -43,7 +47,11 @@ pub struct Report {
     /// Who signed it, as hexadecimal digits.
     pub signed_by: Option<String>,
     pub checkpoints: u64,
+    /// The published checkpoint that was asked for, if it is there.
+    pub anchored: Option<i64>,
     pub chains: u64,
+    /// How many chains of a proof no checkpoint covers.
+    pub chains_not_covered: u64,
     /// Rows that were recomputed.
     pub rows: u64,
     /// How many of them came after the newest checkpoint: chained, and not anchored yet.
@@ -96,6 +104,7 @@ pub fn check(
         Some(ANCHOR) => {
             let anchor: Anchor = serde_json::from_value(document).map_err(unreadable)?;
             let mut report = Report::new(Kind::Anchor, anchor.ledger_id);
+            report.whole_seal(&anchor.checkpoint);
             let checkpoint = anchor.checkpoint.into_checkpoint(anchor.ledger_id);
             report.checkpoint(&checkpoint, trusted);
             Ok(report.finish(trusted))
@@ -109,12 +118,16 @@ impl Report {
         Self {
             kind,
             ledger_id,
+            user_id: None,
+            since: 0,
             clean: false,
             checkpoint: 0,
             checkpoint_hash: None,
             signed_by: None,
             checkpoints: 0,
+            anchored: None,
             chains: 0,
+            chains_not_covered: 0,
             rows: 0,
             rows_not_covered: 0,
             disagreements: 0,
@@ -126,6 +139,14 @@ impl Report {
         self.disagreements += 1;
         if self.findings.len() < MAX_FINDINGS {
             self.findings.push(finding());
+        }
+    }
+
+    /// Key and signature are there together, or neither is.
+    fn whole_seal(&mut self, line: &CheckpointLine) {
+        if line.public_key.is_some() != line.signature.is_some() {
+            let number = line.number;
+            self.found(|| format!("checkpoint {number}: half a signature"));
         }
     }
 
@@ -202,11 +223,14 @@ impl Walk {
 
 fn check_proof(proof: Proof, trusted: &[PublicKey]) -> Report {
     let mut report = Report::new(Kind::Proof, proof.ledger_id);
+    report.user_id = Some(proof.user_id);
+    report.whole_seal(&proof.checkpoint);
     let checkpoint = proof.checkpoint.into_checkpoint(proof.ledger_id);
     report.checkpoint(&checkpoint, trusted);
     let user = proof.user_id;
     for chain in proof.chains {
         report.chains += 1;
+        report.chains_not_covered += u64::from(chain.inclusion.is_none());
         let name = chain.chain;
         let covered = chain
             .inclusion
