@@ -47,8 +47,6 @@ pub struct Report {
     /// Who signed it, as hexadecimal digits.
     pub signed_by: Option<String>,
     pub checkpoints: u64,
-    /// The published checkpoint that was asked for, if it is there.
-    pub anchored: Option<i64>,
     pub chains: u64,
     /// How many chains of a proof no checkpoint covers.
     pub chains_not_covered: u64,
@@ -125,7 +123,6 @@ impl Report {
             checkpoint_hash: None,
             signed_by: None,
             checkpoints: 0,
-            anchored: None,
             chains: 0,
             chains_not_covered: 0,
             rows: 0,
