@@ -15,12 +15,16 @@ const MAX_POSTGRES_SHARDS: usize = 4;
 /// SQLite has one writer.
 const SQLITE_SHARDS: usize = 1;
 
+/// At least two, so that one batch is made and decided while another is flushed: with a single one all callers
+/// wait for it together, and then the server waits for all of them.
+const MIN_POSTGRES_SHARDS: usize = 2;
+
 /// Batches in flight at once on PostgreSQL: one for two cores. A batch costs the server a millisecond whatever
 /// its size, so few large ones are cheaper than many small ones, as long as they keep the cores busy.
 fn postgres_shards() -> usize {
     std::thread::available_parallelism()
         .map_or(1, |cores| cores.get() / 2)
-        .clamp(1, MAX_POSTGRES_SHARDS)
+        .clamp(MIN_POSTGRES_SHARDS, MAX_POSTGRES_SHARDS)
 }
 
 /// The handles of one relational store.
