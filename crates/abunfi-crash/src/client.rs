@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use abunfi::ledger::COMMIT_CHUNK;
+use abunfi::ledger::{COMMIT_CHUNK, MAX_BATCH_ITEMS};
 use anyhow::Result;
 use serde_json::{Value, json};
 
@@ -156,8 +156,8 @@ impl Client {
             }
             31..36 if self.sends_large => {
                 // Parts enough for a kill between two of them to leave some done and some not.
-                let more = usize::try_from(random.between(1, 250)).unwrap_or(1);
-                let items = 2 * COMMIT_CHUNK + more;
+                let more = 1 + random.index(MAX_BATCH_ITEMS - COMMIT_CHUNK);
+                let items = COMMIT_CHUNK + more;
                 operations::batch(random, key, users, false, items)
             }
             31..36 => {

@@ -58,6 +58,8 @@ async fn the_books_on_sqlite_survive_kills() {
     survive(Backend::Sqlite, 4).await;
 }
 
+/// Enough for several lanes.
+const USERS: usize = 12;
 const ADMIN: &str = "the-admin-key-of-the-outage-tests-0123456789";
 
 /// A place whose service kills itself at `point` when it comes there for the `nth` time.
@@ -86,16 +88,18 @@ async fn transactions(backend: Backend, place: &Place) -> i64 {
 async fn killed_between(
     backend: Backend,
     (point, nth): (Point, u32),
-    request: impl Fn(&str) -> (String, Value),
+    request: impl Fn(&[String]) -> (String, Value),
 ) -> (i64, Answered) {
     let mut place = armed(backend, point, nth).await;
     let service = place.serve();
-    let user = json!({"email": "an@example.com", "name": "An"});
-    let user = service
-        .post("/api/v1/users", ADMIN, "user", &user)
-        .unwrap()
-        .json();
-    let (path, body) = request(user["id"].as_str().unwrap());
+    let users: Vec<String> = (0..USERS)
+        .map(|n| {
+            let user = json!({"email": format!("an{n}@example.com"), "name": "An"});
+            let made = service.post("/api/v1/users", ADMIN, &format!("user {n}"), &user);
+            made.unwrap().json()["id"].as_str().unwrap().to_owned()
+        })
+        .collect();
+    let (path, body) = request(&users);
     let lost = service.post(&path, ADMIN, "the-key", &body);
     assert!(lost.is_none(), "{lost:?}");
     assert!(service.was_killed());
@@ -118,40 +122,62 @@ async fn killed_between(
     (between, answered)
 }
 
-fn deposit(user: &str) -> (String, Value) {
+fn deposit(users: &[String]) -> (String, Value) {
     let body = json!({"type": "deposit", "amount": "1"});
-    (format!("/api/v1/users/{user}/transactions"), body)
+    (format!("/api/v1/users/{}/transactions", users[0]), body)
 }
 
-async fn a_batch_killed_half_way_is_finished_by_its_retry(backend: Backend) {
-    let batch = |user: &str| {
-        let items: Vec<Value> = (1..=1_000)
-            .map(|amount| json!({"user_id": user, "type": "deposit", "amount": amount.to_string()}))
-            .collect();
-        let body = json!({"atomic": false, "transactions": items});
-        ("/api/v1/transactions/batch".to_owned(), body)
-    };
-    // The fourth time there, three parts are done.
-    let (between, answered) = killed_between(backend, (Point::BetweenChunks, 4), batch).await;
-    assert_eq!(usize::try_from(between), Ok(3 * COMMIT_CHUNK));
+/// A thousand deposits of 1, 2, 3 … on `users` in turn.
+fn batch(users: &[String]) -> (String, Value) {
+    let items: Vec<Value> = (1..=1_000)
+        .zip(users.iter().cycle())
+        .map(|(amount, user)| json!({"user_id": user, "type": "deposit", "amount": amount.to_string()}))
+        .collect();
+    let body = json!({"atomic": false, "transactions": items});
+    ("/api/v1/transactions/batch".to_owned(), body)
+}
+
+/// Each item is answered in its place.
+fn assert_all_posted(answered: &Answered) -> Vec<Value> {
     assert_eq!(answered.status, 200);
-    assert!(!answered.is_replayed(), "it still had something to do");
-    let body = answered.json();
-    let results = body["results"].as_array().unwrap();
+    let results = answered.json()["results"].as_array().unwrap().clone();
     assert_eq!(results.len(), 1_000);
-    for (amount, result) in (1..).zip(results) {
+    for (amount, result) in (1..).zip(&results) {
         assert_eq!(
             result["transaction"]["amount"],
             json!(amount.to_string()),
             "{result}"
         );
     }
+    results
+}
+
+async fn a_batch_killed_half_way_is_finished_by_its_retry(backend: Backend) {
+    // The second time there, one part is done: one user's items are all in one lane.
+    let of_one = |users: &[String]| batch(&users[..1]);
+    let (between, answered) = killed_between(backend, (Point::BetweenChunks, 2), of_one).await;
+    assert_eq!(usize::try_from(between), Ok(COMMIT_CHUNK));
+    assert!(!answered.is_replayed(), "it still had something to do");
+    let results = assert_all_posted(&answered);
     // 1 + 2 + … + 1,000: each once.
     let last = &results[999]["transaction"]["balance"];
     assert_eq!(
         (&last["available"], &last["version"]),
         (&json!("500500"), &json!(1_000))
     );
+}
+
+async fn a_batch_killed_while_its_lanes_commit_is_finished_by_its_retry(backend: Backend) {
+    // The first lane that has committed kills them all.
+    let (between, answered) = killed_between(backend, (Point::AfterCommit, 1), batch).await;
+    assert!(between > 0, "that lane's part is durable");
+    let results = assert_all_posted(&answered);
+    for (user, result) in results.iter().enumerate().skip(1_000 - USERS) {
+        let version = &result["transaction"]["balance"]["version"];
+        // Of 1,000 items in turn, the first users have one more.
+        let of_user = 1_000 / USERS + usize::from(user % USERS < 1_000 % USERS);
+        assert_eq!(version, &json!(of_user), "{result}");
+    }
 }
 
 async fn a_posting_killed_before_its_commit_is_not_done_and_its_key_is_free(backend: Backend) {
@@ -179,6 +205,7 @@ macro_rules! on_every_backend {
 }
 on_every_backend!(
     a_batch_killed_half_way_is_finished_by_its_retry,
+    a_batch_killed_while_its_lanes_commit_is_finished_by_its_retry,
     a_posting_killed_before_its_commit_is_not_done_and_its_key_is_free,
     a_posting_killed_after_its_commit_is_done_and_its_key_says_so,
 );

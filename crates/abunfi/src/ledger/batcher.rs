@@ -81,12 +81,7 @@ impl Batcher {
     /// # Errors
     /// [`StoreError::Overloaded`] at once when the queue is full; else what the commit said.
     pub(super) async fn submit(&self, command: Command) -> Result<Outcome, Error> {
-        let index =
-            self.hasher.hash_one(command.user_id) % u64::try_from(self.shards.len()).unwrap_or(1);
-        let shard = usize::try_from(index)
-            .ok()
-            .and_then(|index| self.shards.get(index));
-        let Some(shard) = shard else {
+        let Some(shard) = self.shards.get(self.shard_of(command.user_id)) else {
             return Err(overloaded("no shard serves the account").into());
         };
         let (answer, answered) = oneshot::channel();
@@ -103,6 +98,12 @@ impl Batcher {
             }
             .into())
         })
+    }
+
+    /// Which shard serves a user: the same one as long as the process runs.
+    pub(super) fn shard_of(&self, user: UserId) -> usize {
+        let shards = u64::try_from(self.shards.len()).unwrap_or(1);
+        usize::try_from(self.hasher.hash_one(user) % shards).unwrap_or(0)
     }
 
     /// How many postings wait now.
