@@ -1,4 +1,5 @@
-//! Identifiers. All are UUIDv7: they sort by the time they were made, so indexes grow at one end.
+//! Identifiers. All are UUIDv7: they sort by the microsecond they were made in, so indexes grow at one end, and
+//! a list in the order of time needs no index of its own.
 
 use std::fmt;
 use std::str::FromStr;
@@ -68,10 +69,26 @@ id!(
     KeyId
 );
 
-/// A UUIDv7, ordered by `now`.
+impl TransactionId {
+    /// Not above any that is made at `at` or later, and above all that were made before.
+    pub(crate) fn earliest(at: Timestamp) -> Self {
+        Self(uuid_v7_with(at, [0; 10]))
+    }
+}
+
+/// A UUIDv7, ordered by `now` to the microsecond.
 pub(crate) fn uuid_v7(now: Timestamp) -> Uuid {
+    uuid_v7_with(now, random_bytes())
+}
+
+/// The twelve bits after the milliseconds hold their fraction (RFC 9562, section 6.2, method 3), which tells
+/// microseconds apart; 62 of the last 64 bits are random.
+fn uuid_v7_with(now: Timestamp, mut random: [u8; 10]) -> Uuid {
     let micros = u64::try_from(now.micros()).unwrap_or(0);
-    let random = random_bytes::<10>();
+    let fraction = u16::try_from(micros % 1_000 * 4_096 / 1_000).unwrap_or(0);
+    let [high, low] = fraction.to_be_bytes();
+    let [first, second, ..] = &mut random;
+    (*first, *second) = (high, low);
     uuid::Builder::from_unix_timestamp_millis(micros / 1_000, &random).into_uuid()
 }
 
@@ -88,4 +105,32 @@ pub fn random_bytes<const N: usize>() -> [u8; N] {
     )]
     getrandom::fill(&mut bytes).expect("the operating system gives random numbers");
     bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_sort_by_the_microsecond_that_they_were_made_in() {
+        let at = |micros: i64| Timestamp::from_micros(1_700_000_000_000_000 + micros);
+        for micros in (0..3_000).chain([999_999, 1_000_000]) {
+            let (now, next) = (at(micros), at(micros + 1));
+            let (id, later) = (TransactionId::new(now), TransactionId::new(next));
+            assert!(id < later, "{micros}");
+            assert!(TransactionId::earliest(now) <= id, "{micros}");
+            assert!(id < TransactionId::earliest(next), "{micros}");
+            assert_eq!(
+                (id.0.get_version_num(), id.0.get_variant()),
+                (7, uuid::Variant::RFC4122)
+            );
+        }
+    }
+
+    #[test]
+    fn ids_of_one_microsecond_differ() {
+        let ids: std::collections::BTreeSet<_> =
+            (0..1_000).map(|_| UserId::new(Timestamp::EPOCH)).collect();
+        assert_eq!(ids.len(), 1_000);
+    }
 }

@@ -132,7 +132,7 @@ impl Store for Plain {
         &self,
         user_id: UserId,
         filter: &TransactionFilter,
-        page: &Page<(Timestamp, TransactionId)>,
+        page: &Page<TransactionId>,
     ) -> Result<Option<Vec<Transaction>>, StoreError> {
         self.inner.transactions(user_id, filter, page).await
     }

@@ -1,6 +1,5 @@
 //! Transactions: posting, batches, settling, lists.
 
-use abunfi::clock::Timestamp;
 use abunfi::ids::{TransactionId, UserId};
 use abunfi::json_reader::{Reader, wrong_type};
 use abunfi::keys::Scope;
@@ -158,7 +157,7 @@ async fn list_transactions(
         tx_hash: query.text("tx_hash", MAX_FILTER_CHARS)?,
     };
     let filters = format!("transactions\n{user_id}\n{filter:?}");
-    let pagination = Pagination::<(Timestamp, TransactionId)>::read(&mut query, filters)?;
+    let pagination = Pagination::<TransactionId>::read(&mut query, filters)?;
     query.finish()?;
     let rows = app
         .platform()
@@ -166,7 +165,7 @@ async fn list_transactions(
         .transactions(user_id, &filter, &pagination.page())
         .await?;
     let rows = rows.ok_or_else(Problem::not_found)?;
-    let list = pagination.list(rows, |last| (last.created_at, last.id), |row| row)?;
+    let list = pagination.list(rows, |last| last.id, |row| row)?;
     answer::json(StatusCode::OK, &list)
 }
 

@@ -2,6 +2,7 @@
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 use super::{
     Asset, AssetInfo, Balance, Error, Posted, Refusal, Stats, Transaction, TransactionStatus,
@@ -177,6 +178,20 @@ pub struct TransactionFilter {
     pub tx_hash: Option<String>,
 }
 
+impl TransactionFilter {
+    /// The ids of what was made from `from` on, before `to`, and before `after`: at least the first, below the
+    /// second. They sort by the time of `created_at`.
+    pub(crate) fn ids(&self, after: Option<TransactionId>) -> (TransactionId, TransactionId) {
+        let from = self
+            .from
+            .map_or(TransactionId(Uuid::nil()), TransactionId::earliest);
+        let to = self
+            .to
+            .map_or(TransactionId(Uuid::max()), TransactionId::earliest);
+        (from, after.map_or(to, |after| after.min(to)))
+    }
+}
+
 /// A part of a list: at most `limit` rows that come after `after` in the list's order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Page<C> {
@@ -235,7 +250,7 @@ pub trait Store: Send + Sync + std::fmt::Debug {
         &self,
         user_id: UserId,
         filter: &TransactionFilter,
-        page: &Page<(Timestamp, TransactionId)>,
+        page: &Page<TransactionId>,
     ) -> Result<Option<Vec<Transaction>>, StoreError>;
 
     /// The audit rows of one transaction, newest first (`seq` descending).

@@ -163,17 +163,16 @@ async fn balances_at_of_an_unknown_user_are_none(stores: &Relational) {
     );
 }
 
-type Place = (Timestamp, TransactionId);
-
-fn place(transaction: &Transaction) -> Place {
-    (transaction.created_at, transaction.id)
+/// Where it is in a list: ids sort by the microsecond that they were made in.
+fn place(transaction: &Transaction) -> TransactionId {
+    transaction.id
 }
 
 async fn list(
     stores: &Relational,
     user: UserId,
     filter: &TransactionFilter,
-    after: Option<Place>,
+    after: Option<TransactionId>,
     limit: u32,
 ) -> Vec<Transaction> {
     let page = Page { after, limit };
@@ -194,7 +193,7 @@ async fn transactions_are_listed_newest_first(stores: &Relational) {
             .await;
         expected.push(posted.transaction);
     }
-    expected.sort_by_key(place);
+    expected.sort_by_key(|transaction| (transaction.created_at, transaction.id));
     expected.reverse();
     let all = TransactionFilter::default();
     assert_eq!(list(stores, user, &all, None, 200).await, expected);

@@ -244,6 +244,7 @@ impl Shape for Command {
     fn at(mut self, at: Timestamp) -> Self {
         self.at = at;
         if let Action::Post(transaction) = &mut self.action {
+            transaction.id = TransactionId::new(at);
             transaction.created_at = at;
             transaction.confirmed_at = transaction.confirmed_at.map(|_| at);
         }

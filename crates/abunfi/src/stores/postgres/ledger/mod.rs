@@ -168,7 +168,7 @@ impl Store for Postgres {
         &self,
         user_id: UserId,
         filter: &TransactionFilter,
-        page: &Page<(Timestamp, TransactionId)>,
+        page: &Page<TransactionId>,
     ) -> Result<Option<Vec<Transaction>>, StoreError> {
         self.requests
             .read(|conn| scoped(read::list(conn, user_id, filter, page)))

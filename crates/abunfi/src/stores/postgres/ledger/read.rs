@@ -117,33 +117,30 @@ pub(super) async fn list(
     conn: &mut PgConnection,
     user_id: UserId,
     filter: &TransactionFilter,
-    page: &Page<(Timestamp, TransactionId)>,
+    page: &Page<TransactionId>,
 ) -> Result<Option<Vec<Transaction>>> {
+    let (from, below) = filter.ids(page.after);
     let rows = sqlx::query(
         "SELECT t.* FROM users u LEFT JOIN LATERAL (
-             SELECT * FROM transactions t WHERE t.user_id = u.user_id AND t.created_at > '-infinity'
+             SELECT * FROM transactions t WHERE t.user_id = u.user_id
+                 AND t.transaction_id >= $5 AND t.transaction_id < $6
                  AND ($2::text IS NULL OR t.type = $2)
                  AND ($3::text IS NULL OR t.status = $3)
                  AND ($4::text IS NULL OR t.asset = $4)
-                 AND ($5::timestamptz IS NULL OR t.created_at >= $5)
-                 AND ($6::timestamptz IS NULL OR t.created_at < $6)
                  AND ($7::text IS NULL OR t.client_reference = $7)
                  AND ($8::text IS NULL OR t.tx_hash = $8)
-                 AND ($9::timestamptz IS NULL OR (t.created_at, t.transaction_id) < ($9, $10::uuid))
-             ORDER BY t.created_at DESC, t.transaction_id DESC LIMIT $11) t ON true
+             ORDER BY t.transaction_id DESC LIMIT $9) t ON true
          WHERE u.user_id = $1
-         ORDER BY t.created_at DESC, t.transaction_id DESC",
+         ORDER BY t.transaction_id DESC",
     )
     .bind(user_id.uuid())
     .bind(filter.kind.map(TransactionType::as_str))
     .bind(filter.status.map(TransactionStatus::as_str))
     .bind(filter.asset.as_ref().map(Asset::as_str))
-    .bind(filter.from.map(at))
-    .bind(filter.to.map(at))
+    .bind(from.uuid())
+    .bind(below.uuid())
     .bind(filter.client_reference.as_deref())
     .bind(filter.tx_hash.as_deref())
-    .bind(page.after.map(|(created_at, _)| at(created_at)))
-    .bind(page.after.map(|(_, id)| id.uuid()))
     .bind(limit(page.limit))
     .fetch_all(conn)
     .await?;
@@ -158,10 +155,10 @@ pub(super) async fn stats(
     let mut stats = Stats::default();
     let by_type = sqlx::query(
         "SELECT type, status, count(*) AS count, sum(amount)::text AS sum FROM transactions
-         WHERE user_id = $1 AND created_at > '-infinity' AND created_at >= $2 GROUP BY type, status ORDER BY type, status",
+         WHERE user_id = $1 AND transaction_id >= $2 GROUP BY type, status ORDER BY type, status",
     )
     .bind(user_id.uuid())
-    .bind(at(since))
+    .bind(TransactionId::earliest(since).uuid())
     .fetch_all(&mut *conn)
     .await?;
     for row in &by_type {
@@ -176,11 +173,11 @@ pub(super) async fn stats(
         "SELECT to_char(created_at AT TIME ZONE 'UTC', 'YYYY-MM') AS month, type, count(*) AS count,
                 sum(amount)::text AS sum
          FROM transactions
-         WHERE user_id = $1 AND created_at > '-infinity' AND created_at >= $2 AND status = 'confirmed'
+         WHERE user_id = $1 AND transaction_id >= $2 AND status = 'confirmed'
          GROUP BY month, type ORDER BY month, type",
     )
     .bind(user_id.uuid())
-    .bind(at(since))
+    .bind(TransactionId::earliest(since).uuid())
     .fetch_all(&mut *conn)
     .await?;
     for row in &by_month {

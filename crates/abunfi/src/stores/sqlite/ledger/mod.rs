@@ -151,7 +151,7 @@ impl Store for Sqlite {
         &self,
         user_id: UserId,
         filter: &TransactionFilter,
-        page: &Page<(Timestamp, TransactionId)>,
+        page: &Page<TransactionId>,
     ) -> Result<Option<Vec<Transaction>>, StoreError> {
         self.relational
             .snapshot(async |conn| read::list(conn, user_id, filter, page).await)

@@ -16,7 +16,7 @@ use crate::ledger::{
     TransactionType, TrialBalance, TypeStats, first_share_price,
 };
 use crate::money::SignedSum;
-use crate::stores::sqlite::columns::{Columns, descending_from};
+use crate::stores::sqlite::columns::Columns;
 use crate::stores::sqlite::error::undecodable;
 use crate::stores::sqlite::user_exists;
 
@@ -124,7 +124,7 @@ pub(super) async fn list(
     conn: &mut SqliteConnection,
     user_id: UserId,
     filter: &TransactionFilter,
-    page: &Page<(Timestamp, TransactionId)>,
+    page: &Page<TransactionId>,
 ) -> Result<Option<Vec<Transaction>>> {
     let rows = matching(user_id, filter, page)
         .build()
@@ -143,15 +143,13 @@ pub(super) async fn list(
 fn matching(
     user_id: UserId,
     filter: &TransactionFilter,
-    page: &Page<(Timestamp, TransactionId)>,
+    page: &Page<TransactionId>,
 ) -> QueryBuilder<Driver> {
-    let (created_at, id) = descending_from(page.after.map(|(at, id)| (at, id.0)));
+    let (from, below) = filter.ids(page.after);
     let mut query = QueryBuilder::new("SELECT * FROM transactions WHERE user_id = ");
     query.push_bind(user_id.uuid());
-    query
-        .push(" AND (created_at, transaction_id) < (")
-        .push_bind(created_at);
-    query.push(", ").push_bind(id).push(")");
+    query.push(" AND transaction_id >= ").push_bind(from.uuid());
+    query.push(" AND transaction_id < ").push_bind(below.uuid());
     if let Some(kind) = filter.kind {
         query.push(" AND type = ").push_bind(kind.as_str());
     } else if filter.tx_hash.is_some() {
@@ -166,12 +164,6 @@ fn matching(
             .push(" AND asset = ")
             .push_bind(asset.as_str().to_owned());
     }
-    if let Some(from) = filter.from {
-        query.push(" AND created_at >= ").push_bind(from.micros());
-    }
-    if let Some(to) = filter.to {
-        query.push(" AND created_at < ").push_bind(to.micros());
-    }
     if let Some(reference) = &filter.client_reference {
         query
             .push(" AND client_reference = ")
@@ -180,7 +172,7 @@ fn matching(
     if let Some(hash) = &filter.tx_hash {
         query.push(" AND tx_hash = ").push_bind(hash.clone());
     }
-    query.push(" ORDER BY created_at DESC, transaction_id DESC LIMIT ");
+    query.push(" ORDER BY transaction_id DESC LIMIT ");
     query.push_bind(page.limit);
     query
 }
@@ -195,10 +187,10 @@ pub(super) async fn stats(
         "SELECT type, status, count(*) AS count,
                 sum(amount / 1000000) AS units, sum(amount % 1000000) AS rest
          FROM transactions
-         WHERE user_id = ?1 AND created_at >= ?2 GROUP BY type, status ORDER BY type, status",
+         WHERE user_id = ?1 AND transaction_id >= ?2 GROUP BY type, status ORDER BY type, status",
     )
     .bind(user_id.uuid())
-    .bind(since.micros())
+    .bind(TransactionId::earliest(since).uuid())
     .fetch_all(&mut *conn)
     .await?;
     for row in &by_type {
@@ -212,11 +204,11 @@ pub(super) async fn stats(
     let by_month = sqlx::query(
         "SELECT strftime('%Y-%m', created_at / 1000000, 'unixepoch') AS month, type, count(*) AS count,
                 sum(amount / 1000000) AS units, sum(amount % 1000000) AS rest
-         FROM transactions WHERE user_id = ?1 AND created_at >= ?2 AND status = 'confirmed'
+         FROM transactions WHERE user_id = ?1 AND transaction_id >= ?2 AND status = 'confirmed'
          GROUP BY month, type ORDER BY month, type",
     )
     .bind(user_id.uuid())
-    .bind(since.micros())
+    .bind(TransactionId::earliest(since).uuid())
     .fetch_all(&mut *conn)
     .await?;
     for row in &by_month {
