@@ -65,7 +65,7 @@ impl Nemesis {
     }
 }
 
-/// How many times the window a cycle may last until enough is acknowledged.
+/// How many times the window a cycle may last until enough is acknowledged and a fault has fired.
 const AT_MOST: u32 = 6;
 /// How long clients are waited for between two stops of the database.
 const BETWEEN_STOPS: Duration = Duration::from_secs(4);
@@ -80,7 +80,7 @@ pub(crate) struct Window {
 }
 
 impl Window {
-    /// From now on for `span`, or longer until `minimum` is acknowledged.
+    /// From now on for `span`, or longer until `minimum` is acknowledged and a fault has fired.
     pub(crate) fn new(span: Duration, minimum: u64, shared: &Arc<Shared>) -> Self {
         let now = Instant::now();
         Self {
@@ -91,9 +91,11 @@ impl Window {
         }
     }
 
-    fn is_open(&self) -> bool {
+    /// `figures`: of the cycle. A kill at a named point waits until the service comes there.
+    fn is_open(&self, figures: &Figures) -> bool {
         let now = Instant::now();
-        now < self.end || (self.acknowledged() < self.minimum && now < self.latest)
+        let is_enough = self.acknowledged() >= self.minimum && figures.faults() > 0;
+        now < self.end || (!is_enough && now < self.latest)
     }
 
     fn acknowledged(&self) -> u64 {
@@ -150,7 +152,7 @@ impl World {
         window: &Window,
         figures: &mut Figures,
     ) -> Result<()> {
-        while window.is_open() {
+        while window.is_open(figures) {
             pause(random, 150, 800).await;
             let at = random.index(self.services.len());
             if let Some(service) = self.services.get_mut(at) {
@@ -170,7 +172,7 @@ impl World {
         figures: &mut Figures,
         violations: &Violations,
     ) -> Result<()> {
-        while window.is_open() {
+        while window.is_open(figures) {
             for service in &mut self.services {
                 if let Some(status) = service.ended() {
                     if is_kill(status) {
@@ -194,7 +196,7 @@ impl World {
         window: &Window,
         figures: &mut Figures,
     ) -> Result<()> {
-        while window.is_open() {
+        while window.is_open(figures) {
             pause(random, 200, 800).await;
             window.progress().await;
             if let Some(postgres) = &mut self.postgres {
@@ -217,7 +219,7 @@ impl World {
         figures: &mut Figures,
     ) {
         let Some(proxy) = &self.proxy else { return };
-        while window.is_open() {
+        while window.is_open(figures) {
             pause(random, 50, 250).await;
             match random.between(0, 4) {
                 0 => {

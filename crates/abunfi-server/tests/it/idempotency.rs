@@ -262,10 +262,11 @@ async fn a_duplicate_waits_for_the_first_and_is_told_when_that_lasts(server: &Te
     let address = format!("users/{user}/transactions");
     let body = json!({"type": "deposit", "amount": "1"});
     let post = || server.post(&address).key("slow").json(&body).send();
-    block(server, &user, Duration::from_secs(7)).await;
+    block(server, &user, Duration::from_secs(10)).await;
     let first = post();
     let second = async {
-        tokio::time::sleep(Duration::from_millis(300)).await;
+        // Whoever comes later is the duplicate.
+        tokio::time::sleep(Duration::from_millis(1_500)).await;
         post().await
     };
     let (first, second) = tokio::join!(first, second);
@@ -283,7 +284,10 @@ async fn a_duplicate_waits_for_the_first_and_is_told_when_that_lasts(server: &Te
 async fn a_hold_is_replayed_after_it_should_have_expired(server: &TestServer) {
     let user = server.user_with("10").await;
     let address = format!("users/{user}/transactions");
-    let soon = abunfi::clock::Clock::now(&abunfi::clock::SystemClock).plus(Duration::from_secs(2));
+    // Time enough for three postings on a busy machine.
+    let lasts = Duration::from_secs(6);
+    let now = || abunfi::clock::Clock::now(&abunfi::clock::SystemClock);
+    let soon = now().plus(lasts);
     let body = json!({"type": "withdraw", "amount": "1", "status": "pending", "expires_at": soon});
     let hold = |key: &str| server.post(&address).key(key).json(&body);
     let first = hold("k").expect(201).await;
@@ -302,7 +306,9 @@ async fn a_hold_is_replayed_after_it_should_have_expired(server: &TestServer) {
         "{}",
         each.text()
     );
-    tokio::time::sleep(Duration::from_millis(2_100)).await;
+    while now() <= soon.plus(Duration::from_millis(100)) {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
     let again = hold("k").expect(201).await;
     assert_eq!(again.text(), first.text());
     assert_eq!(again.header("idempotent-replayed"), Some("true"));
@@ -332,7 +338,8 @@ on_every_backend!(
 );
 
 with_config!(patient, |config| {
-    config.postgres.deadline_ms = 15_000;
-    config.sqlite.acquire_timeout_ms = 15_000;
-    config.sqlite.deadline_ms = 15_000;
+    // Locks are waited for half as long.
+    config.postgres.deadline_ms = 30_000;
+    config.sqlite.acquire_timeout_ms = 30_000;
+    config.sqlite.deadline_ms = 30_000;
 }; a_duplicate_waits_for_the_first_and_is_told_when_that_lasts);

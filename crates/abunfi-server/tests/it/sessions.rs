@@ -103,12 +103,12 @@ async fn a_session_ends_with_its_time_or_its_user(server: &TestServer) {
     let address = format!("users/{user}/sessions");
     let short = server
         .post(&address)
-        .json(&json!({"ttl": 1}))
+        .json(&json!({"ttl": 3}))
         .expect(201)
         .await
         .text_at("/token");
     server.get("session").by(&short).expect(200).await;
-    tokio::time::sleep(Duration::from_millis(1_300)).await;
+    tokio::time::sleep(Duration::from_millis(3_300)).await;
     server
         .get("session")
         .by(&short)

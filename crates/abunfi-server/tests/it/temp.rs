@@ -44,11 +44,11 @@ async fn a_value_is_put_looked_at_and_taken_once(server: &TestServer) {
 async fn a_value_goes_with_its_time(server: &TestServer) {
     server
         .put("temp/short")
-        .json(&json!({"value": 1, "ttl": 1}))
+        .json(&json!({"value": 1, "ttl": 3}))
         .expect(200)
         .await;
     server.get("temp/short").expect(200).await;
-    tokio::time::sleep(Duration::from_millis(1_200)).await;
+    tokio::time::sleep(Duration::from_millis(3_300)).await;
     server
         .get("temp/short")
         .expect_problem(404, "not_found")

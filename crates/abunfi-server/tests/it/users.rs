@@ -474,8 +474,7 @@ async fn the_cache_says_what_it_did_and_shows_every_write(server: &TestServer) {
     let first = server.get(&address).expect(200).await;
     assert_eq!(source(&first), "miss");
     assert_eq!(first.header("age"), Some("0"));
-    let second = server.get(&address).expect(200).await;
-    assert_eq!(source(&second), "hit");
+    let (first, second) = server.read_and_hit(&address).await;
     assert_eq!(second.body, first.body);
     let bypass = server
         .get(&format!("{address}?cache=false"))

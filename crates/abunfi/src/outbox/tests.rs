@@ -192,6 +192,16 @@ async fn reads(cache: &Cache, tag: &str) -> cache::Hit {
     cached.hit
 }
 
+/// Waits until L2 was told of so many tags.
+async fn l2_is_told(told: &Told, tags: usize) {
+    let end = std::time::Instant::now() + Duration::from_secs(20);
+    while told.tags.lock().unwrap().len() < tags {
+        assert!(std::time::Instant::now() < end, "L2 is not told");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(told.tags.lock().unwrap().len(), tags);
+}
+
 #[tokio::test]
 async fn a_row_that_two_looks_have_seen_is_distrusted_and_one_that_is_gone_is_not() {
     let (rows, told, relay) = world(2);
@@ -214,7 +224,7 @@ async fn a_row_that_two_looks_have_seen_is_distrusted_and_one_that_is_gone_is_no
     rows.delete(&ids[1..]).await.unwrap();
     watch.poll(&mut seen).await.unwrap();
     assert_eq!(reads(&cache, "tag 0").await, cache::Hit::Fetched);
-    tokio::time::sleep(Duration::from_millis(600)).await;
+    l2_is_told(&told, 1).await;
     assert_eq!(
         *told.tags.lock().unwrap(),
         ["tag 0"],
@@ -231,8 +241,7 @@ async fn after_a_pause_and_at_the_start_every_row_is_distrusted_at_once() {
     let (rows, told, relay) = world(3);
     let watch = Watch::new(rows, relay.cache.clone());
     watch.poll(&mut watch::Seen::default()).await.unwrap();
-    tokio::time::sleep(Duration::from_millis(600)).await;
-    assert_eq!(told.tags.lock().unwrap().len(), 3);
+    l2_is_told(&told, 3).await;
 }
 
 #[tokio::test]

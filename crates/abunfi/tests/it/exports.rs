@@ -5,6 +5,7 @@
 
 use std::process::Command;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use abunfi::audit::check::{self, Kind, Report};
 use abunfi::audit::checkpoint::Signer;
@@ -467,8 +468,9 @@ async fn an_export_after_a_checkpoint_holds_what_came_later(stores: &Relational)
 async fn what_comes_while_an_export_is_made_is_left_out(stores: &Relational) {
     let audit = service(stores, Some(signer()));
     let users = a_busy_platform(stores, &audit).await;
+    let written = Arc::new(AtomicU64::new(0));
     let writer = tokio::spawn({
-        let stores = stores.clone();
+        let (stores, written) = (stores.clone(), written.clone());
         async move {
             for round in 0_u64.. {
                 let user = users[usize::try_from(round % 3).unwrap()];
@@ -479,6 +481,7 @@ async fn what_comes_while_an_export_is_made_is_left_out(stores: &Relational) {
                         .transaction
                         .id;
                     stores.posted(settle(user, held, Settlement::Confirm)).await;
+                    written.fetch_add(1, Ordering::SeqCst);
                 }
                 if round % 10 == 0 {
                     stores.user_with(&format!("u{round}"), 1).await;
@@ -486,12 +489,18 @@ async fn what_comes_while_an_export_is_made_is_left_out(stores: &Relational) {
             }
         }
     });
-    for _ in 0..4 {
+    // Four of them beside which something was written, and few others.
+    let (mut met, mut made) = (0, 0);
+    while met < 4 {
+        assert!(made < 40, "what is written waits for the exports");
+        assert!(!writer.is_finished(), "it writes all the while");
+        let before = written.load(Ordering::SeqCst);
         let text = export(&audit, 0).await;
+        met += u64::from(written.load(Ordering::SeqCst) > before);
+        made += 1;
         assert_clean(&text, Some(&signer()));
         audit.checkpoint().await.unwrap();
     }
-    assert!(!writer.is_finished(), "it wrote all the while");
     writer.abort();
     let _cut = writer.await;
 }

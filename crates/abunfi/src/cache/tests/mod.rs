@@ -15,6 +15,8 @@ use crate::error::StoreKind;
 
 const TTL: Duration = Duration::from_secs(60);
 const KEY: &str = "profile";
+/// How long something may take that is to come: longer than any machine is busy.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 fn tags() -> Vec<String> {
     vec!["user".to_owned()]
@@ -175,6 +177,7 @@ struct World {
     server: Arc<Server>,
     version: Arc<AtomicU64>,
     fetches: Arc<AtomicU64>,
+    config: CacheConfig,
 }
 
 struct Instance {
@@ -192,6 +195,24 @@ impl World {
             server: Arc::default(),
             version: Arc::new(AtomicU64::new(1)),
             fetches: Arc::default(),
+            config: CacheConfig::default(),
+        }
+    }
+
+    /// With another time that a read waits for the stores while there is an older copy. The clock that this
+    /// is measured by is the machine's.
+    fn with_soft_timeout(millis: u64) -> Self {
+        let mut world = Self::new();
+        world.config.soft_timeout_ms = millis;
+        world
+    }
+
+    /// Waits until nothing is left in L2: until it was told what it could not be told before.
+    async fn l2_is_empty(&self) {
+        let end = std::time::Instant::now() + PATIENCE;
+        while !self.server.entries.lock().unwrap().is_empty() {
+            assert!(std::time::Instant::now() < end, "L2 is not told");
+            tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
 
@@ -207,7 +228,7 @@ impl World {
     fn instance(&self, l2: Option<Arc<L2>>, shared: bool) -> Instance {
         let store = l2.clone().map(|l2| -> Arc<dyn Store> { l2 });
         Instance {
-            cache: Cache::new(store, self.clock.clone(), CacheConfig::default(), shared),
+            cache: Cache::new(store, self.clock.clone(), self.config.clone(), shared),
             l2,
             version: Arc::clone(&self.version),
             fetches: Arc::clone(&self.fetches),
@@ -310,7 +331,7 @@ async fn who_asks_after_an_invalidation_does_not_wait_for_the_load_that_it_voide
     let instance = Arc::new(World::new().alone());
     let (go, old) = slow_load(&instance).await;
     instance.write().await;
-    let read = tokio::time::timeout(Duration::from_secs(1), instance.read()).await;
+    let read = tokio::time::timeout(PATIENCE, instance.read()).await;
     assert_eq!(read.unwrap(), (2, Hit::Fetched), "without waiting");
     go.notify_one();
     assert_eq!(*old.await.unwrap().value, 1);
@@ -481,7 +502,7 @@ async fn what_l2_could_not_be_told_does_not_come_back() {
     l2.away.store(false, Ordering::SeqCst);
     world.clock.advance(Duration::from_secs(2));
     assert_eq!(a.read().await, (2, Hit::Fetched), "round L2");
-    tokio::time::sleep(Duration::from_millis(600)).await;
+    world.l2_is_empty().await;
     world.clock.advance(Duration::from_secs(2));
     assert_eq!(
         a.read().await,
@@ -524,7 +545,7 @@ async fn l2_is_told_even_if_the_writer_goes_away_meanwhile() {
     });
     tokio::task::yield_now().await;
     writer.abort();
-    tokio::time::sleep(Duration::from_millis(600)).await;
+    world.l2_is_empty().await;
     assert_eq!(b.read().await, (2, Hit::Fetched));
 }
 
@@ -546,6 +567,8 @@ async fn too_much_to_tell_empties_l2() {
         (1, Hit::Fetched),
         "nothing in L2 is trusted"
     );
+    world.l2_is_empty().await;
+    // And not again.
     tokio::time::sleep(Duration::from_millis(600)).await;
     assert_eq!(l2.flushes.load(Ordering::SeqCst), 1);
     assert!(l2.server.entries.lock().unwrap().is_empty());

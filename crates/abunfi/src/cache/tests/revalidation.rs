@@ -31,7 +31,7 @@ impl Instance {
     }
 
     async fn eventually_reads(&self, expected: u64) {
-        let end = Instant::now() + Duration::from_secs(5);
+        let end = Instant::now() + PATIENCE;
         while self.revalidate(None).await.0 != expected {
             assert!(Instant::now() < end, "never {expected}");
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -52,7 +52,8 @@ async fn until_fetched(instance: &Instance, times: u64) {
 #[tokio::test]
 async fn what_is_past_its_time_is_served_at_once_and_loaded_again_once() {
     for with_l2 in [false, true] {
-        let world = World::new();
+        // Who waited for the store would wait for longer than the test does.
+        let world = World::with_soft_timeout(600_000);
         let instance = match with_l2 {
             true => world.with_l2(),
             false => world.alone(),
@@ -64,7 +65,7 @@ async fn what_is_past_its_time_is_served_at_once_and_loaded_again_once() {
         let go = Arc::new(Notify::new());
         for _ in 0..5 {
             let read = instance.revalidate(Some(Arc::clone(&go)));
-            let read = tokio::time::timeout(Duration::from_millis(150), read).await;
+            let read = tokio::time::timeout(PATIENCE, read).await;
             assert_eq!(read.unwrap(), (1, Hit::Revalidated), "L2: {with_l2}");
         }
         until_fetched(&instance, 2).await;
@@ -96,7 +97,9 @@ async fn two_instances_load_it_again_once() {
 #[tokio::test]
 async fn what_is_long_past_its_time_is_served_only_if_the_load_takes_long() {
     for with_l2 in [false, true] {
-        let world = World::new();
+        let mut world = World::with_soft_timeout(2_000);
+        // What is shown may be from longer ago than that.
+        world.config.l1_shared_ttl_ms = 60_000;
         let instance = match with_l2 {
             true => world.with_l2(),
             false => world.alone(),
@@ -117,7 +120,7 @@ async fn what_is_long_past_its_time_is_served_only_if_the_load_takes_long() {
 
 #[tokio::test]
 async fn whoever_asks_while_it_is_loaded_waits_for_that_load_too() {
-    let world = World::new();
+    let world = World::with_soft_timeout(2_000);
     let instance = Arc::new(world.alone());
     instance.revalidate(None).await;
     world.clock.advance(LONG_PAST);
@@ -200,7 +203,7 @@ async fn a_write_while_a_slow_load_is_waited_for_is_not_hidden_by_the_older_copy
     });
     until_fetched(&instance, 2).await;
     instance.write().await;
-    let asked_after = tokio::time::timeout(Duration::from_secs(1), instance.revalidate(None));
+    let asked_after = tokio::time::timeout(PATIENCE, instance.revalidate(None));
     assert_eq!(asked_after.await.unwrap(), (2, Hit::Fetched));
     go.notify_one();
     reading.await.unwrap();
@@ -222,7 +225,7 @@ async fn l2_is_asked_only_while_it_is_known_what_it_was_not_told() {
     world.clock.advance(Duration::from_secs(2));
     b.cache.distrust(&tags());
     assert_eq!(b.read().await, (2, Hit::Fetched), "round L2");
-    tokio::time::sleep(Duration::from_millis(600)).await;
+    world.l2_is_empty().await;
     world.clock.advance(Duration::from_secs(2));
     assert_eq!(
         a.read().await,
@@ -230,7 +233,7 @@ async fn l2_is_asked_only_while_it_is_known_what_it_was_not_told() {
         "which has been told meanwhile"
     );
     // Nobody has looked for a second.
-    tokio::time::sleep(Duration::from_millis(600)).await;
+    tokio::time::sleep(Duration::from_millis(1_000)).await;
     assert_eq!(b.read().await, (2, Hit::Fetched));
     world.clock.advance(Duration::from_secs(2));
     assert_eq!(

@@ -513,7 +513,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let config = PostgresConfig {
             max_connections: 1,
-            acquire_timeout_ms: 200,
+            acquire_timeout_ms: 2_000,
             ..PostgresConfig::default()
         };
         let lane = lane(listener.local_addr().unwrap().port(), &config);
@@ -521,14 +521,19 @@ mod tests {
             let lane = lane.clone();
             async move { ask(&lane).await }
         });
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        while lane.figures().size == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        tokio::time::sleep(Duration::from_millis(500)).await;
         // The first one holds the only place, and gives it back before this one stops waiting.
         let waiting = tokio::spawn({
             let lane = lane.clone();
             async move { ask(&lane).await }
         });
-        tokio::time::sleep(Duration::from_millis(20)).await;
-        assert_eq!(lane.figures().waiting, 1);
+        while lane.figures().waiting != 1 {
+            assert!(!waiting.is_finished(), "it waits for the place");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
         for ended in [first.await.unwrap(), waiting.await.unwrap()] {
             assert!(
                 matches!(ended, Err(StoreError::Unavailable { .. })),

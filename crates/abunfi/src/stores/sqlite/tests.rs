@@ -199,7 +199,8 @@ async fn a_lock_of_another_process_is_waited_for_and_then_told() {
 async fn a_unit_past_its_deadline_or_without_its_caller_is_not_done() {
     let files = Files::new();
     let config = SqliteConfig {
-        deadline_ms: 200,
+        // Enough to make a user, flush and all.
+        deadline_ms: 1_000,
         ..SqliteConfig::default()
     };
     let store = files.open_with(&config).await;

@@ -18,6 +18,8 @@ use super::mongodb::{Database, connect, is_set_up, uri};
 use crate::support::make::{context, new_user};
 use crate::support::{APART, Backend, Relational, run};
 
+/// How long a writer tries: while the breaker is open, it is refused at once.
+const WRITING: Duration = Duration::from_secs(60);
 /// Short, so that a lost answer costs the test little.
 const DEADLINE_MS: u64 = 1_000;
 /// How long agreement may take after the network is whole again: the longest pause, and some work.
@@ -133,10 +135,11 @@ async fn what_was_acknowledged_arrives(stores: &Relational) {
     database.remove().await;
 }
 
-/// Patches its own member, counting up; how far it came.
+/// Patches its own member, counting up to `writes`; how far it came.
 async fn write_on(service: Service, key: DocumentKey, name: String, writes: u64) -> (String, u64) {
     let mut last = 0;
-    for _ in 0..writes {
+    let began = Instant::now();
+    while last < writes && began.elapsed() < WRITING {
         let next = last + 1;
         let patch = Write::Patch(json!({ &name: next }));
         match service

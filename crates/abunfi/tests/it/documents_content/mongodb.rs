@@ -22,7 +22,7 @@ use super::content::{apply, content_tests, key, read};
 use super::{Records, at, records_tests};
 
 /// Enough for a machine that runs many tests at once.
-const DEADLINE_MS: u64 = 10_000;
+const DEADLINE_MS: u64 = 30_000;
 
 /// A document database that belongs to one test.
 pub(super) struct Database {
@@ -237,12 +237,13 @@ async fn capabilities_and_figures_are_found_out() {
     database.remove().await;
 }
 
-mod behind_a_proxy {
+mod outage {
     //! Behind a proxy, which can freeze the server and lose its answers.
 
     use super::*;
 
-    const SHORT_DEADLINE_MS: u64 = 700;
+    /// Short, but long enough for the stand-in on a busy machine.
+    const SHORT_DEADLINE_MS: u64 = 2_000;
 
     struct Behind {
         database: Database,
@@ -309,7 +310,7 @@ mod behind_a_proxy {
             Err(StoreError::OutcomeUnknown { .. } | StoreError::Unavailable { .. })
         );
         assert!(unknown, "{applied:?}");
-        assert!(began.elapsed() < Duration::from_millis(3 * SHORT_DEADLINE_MS + 2_000));
+        assert!(began.elapsed() < Duration::from_millis(3 * SHORT_DEADLINE_MS + 5_000));
 
         // However many call, none waits for long, and most are refused at once.
         let began = Instant::now();
@@ -320,7 +321,7 @@ mod behind_a_proxy {
         for refused in futures::future::join_all(many).await {
             assert!(refused.expect("it ran"));
         }
-        assert!(began.elapsed() < Duration::from_secs(5));
+        assert!(began.elapsed() < Duration::from_secs(15));
 
         behind.proxy.thaw();
         behind.recovers().await;
@@ -347,12 +348,12 @@ mod behind_a_proxy {
                 matches!(logs, Err(StoreError::Unavailable { .. })),
                 "{logs:?}"
             );
-            assert!(began.elapsed() < Duration::from_millis(SHORT_DEADLINE_MS + 500));
+            assert!(began.elapsed() < Duration::from_millis(SHORT_DEADLINE_MS + 3_000));
         }
         let began = Instant::now();
         assert!(store.ping().await.is_err());
         assert!(
-            began.elapsed() < Duration::from_millis(200),
+            began.elapsed() < Duration::from_millis(SHORT_DEADLINE_MS / 2),
             "the breaker is open"
         );
 

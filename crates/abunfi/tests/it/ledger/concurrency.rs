@@ -332,7 +332,7 @@ async fn callers_who_go_away_leave_nothing_locked(stores: &Relational) {
         }
     }
     // What was begun ends by itself; the account and the connections are free within moments.
-    let free = tokio::time::timeout(Duration::from_secs(10), async {
+    let free = tokio::time::timeout(Duration::from_secs(40), async {
         at_once(32, |_index| {
             let stores = stores.clone();
             async move { stores.posted(deposit(user, 1)).await }

@@ -18,6 +18,10 @@ use super::{Raw, Relational};
 /// Connections of a test's pool: few, so that tests reach the bound, and many tests fit one server.
 pub(crate) const POOL_SIZE: u32 = 8;
 
+/// For everything that is bounded: many tests share the machine, and dozens of units queue on one row. What
+/// hangs fails all the same, only later.
+const PATIENCE_MS: u64 = 30_000;
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Backend {
     Postgres,
@@ -69,6 +73,9 @@ impl Database {
                 let config = PostgresConfig {
                     max_connections: POOL_SIZE,
                     background_connections: 2,
+                    acquire_timeout_ms: PATIENCE_MS,
+                    deadline_ms: PATIENCE_MS,
+                    commit_deadline_ms: PATIENCE_MS,
                     ..PostgresConfig::default()
                 };
                 let options = RelationalOptions {
@@ -82,13 +89,14 @@ impl Database {
             }
             Self::Sqlite { dir } => {
                 let path = dir.path().join("abunfi.db");
-                let store = Sqlite::open(
-                    path.to_str().expect("a UTF-8 path"),
-                    &SqliteConfig::default(),
-                    options,
-                )
-                .await
-                .expect("the store opens");
+                let config = SqliteConfig {
+                    acquire_timeout_ms: PATIENCE_MS,
+                    deadline_ms: PATIENCE_MS,
+                    ..SqliteConfig::default()
+                };
+                let store = Sqlite::open(path.to_str().expect("a UTF-8 path"), &config, options)
+                    .await
+                    .expect("the store opens");
                 Relational::of(Backend::Sqlite, Arc::new(store), Raw::Sqlite(path))
             }
         }
