@@ -20,6 +20,15 @@ const MAX_FINDINGS: usize = 100;
 /// A proof or an anchor is one person's; more is something else.
 const MAX_DOCUMENT_BYTES: u64 = 1 << 30;
 
+/// What a file must be, beyond agreeing with itself.
+#[derive(Debug, Clone, Default)]
+pub struct Demands {
+    /// Unless empty, every checkpoint must be signed by one of them.
+    pub public_keys: Vec<PublicKey>,
+    /// A checkpoint that was published: the file must hold that very one.
+    pub anchor: Option<Anchor>,
+}
+
 /// What a file turned out to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -54,9 +63,16 @@ pub struct Report {
     pub rows: u64,
     /// How many of them came after the newest checkpoint: chained, and not anchored yet.
     pub rows_not_covered: u64,
+    /// The number of the published checkpoint, if one was demanded and is there.
+    pub anchored: Option<i64>,
+    /// Checkpoints after that one.
+    pub not_anchored: Option<i64>,
     pub disagreements: u64,
     /// The first of them, in the order of the file.
     pub findings: Vec<String>,
+    /// There is a checkpoint of the published one's number.
+    #[serde(skip)]
+    has_number: bool,
 }
 
 /// Why a file cannot be checked at all.
@@ -72,20 +88,20 @@ pub enum Unreadable {
     Cut(&'static str),
 }
 
-/// Checks what is in `file`. Unless `trusted` is empty, every checkpoint must be signed by one of these keys.
-/// `progress` is told how many rows of an export have been recomputed.
+/// Checks what is in `file`, and that it is what is demanded. `progress` is told how many rows of an export
+/// have been recomputed.
 ///
 /// # Errors
 /// [`Unreadable`]. What disagrees is not an error but in the report.
 pub fn check(
     file: &mut dyn BufRead,
-    trusted: &[PublicKey],
+    demands: &Demands,
     progress: &dyn super::Progress,
 ) -> Result<Report, Unreadable> {
     let mut first = String::new();
     file.read_line(&mut first)?;
     if let Ok(header @ Line::Header { .. }) = serde_json::from_str(&first) {
-        return Books::check(header, file, trusted, progress);
+        return Books::check(header, file, demands, progress);
     }
     file.take(MAX_DOCUMENT_BYTES).read_to_string(&mut first)?;
     let document: serde_json::Value =
@@ -97,15 +113,15 @@ pub fn check(
     match document.get("format").and_then(serde_json::Value::as_str) {
         Some(PROOF) => {
             let proof: Proof = serde_json::from_value(document).map_err(unreadable)?;
-            Ok(check_proof(proof, trusted))
+            Ok(check_proof(proof, demands))
         }
         Some(ANCHOR) => {
             let anchor: Anchor = serde_json::from_value(document).map_err(unreadable)?;
             let mut report = Report::new(Kind::Anchor, anchor.ledger_id);
             report.whole_seal(&anchor.checkpoint);
             let checkpoint = anchor.checkpoint.into_checkpoint(anchor.ledger_id);
-            report.checkpoint(&checkpoint, trusted);
-            Ok(report.finish(trusted))
+            report.checkpoint(&checkpoint, demands);
+            Ok(report.finish(demands))
         }
         _ => Err(Unreadable::Unknown),
     }
@@ -127,8 +143,11 @@ impl Report {
             chains_not_covered: 0,
             rows: 0,
             rows_not_covered: 0,
+            anchored: None,
+            not_anchored: None,
             disagreements: 0,
             findings: Vec::new(),
+            has_number: false,
         }
     }
 
@@ -147,8 +166,9 @@ impl Report {
         }
     }
 
-    /// A checkpoint by itself: hash, signature, signer.
-    fn checkpoint(&mut self, checkpoint: &Checkpoint, trusted: &[PublicKey]) {
+    /// A checkpoint by itself: hash, signature, signer; and whether it is the one that was published.
+    fn checkpoint(&mut self, checkpoint: &Checkpoint, demands: &Demands) {
+        let trusted = &demands.public_keys;
         let number = checkpoint.number;
         self.checkpoints += 1;
         self.checkpoint = number;
@@ -165,10 +185,62 @@ impl Report {
                 format!("checkpoint {number}: it is not signed by a key that is trusted")
             });
         }
+        if let Some(anchor) = &demands.anchor
+            && anchor.checkpoint.number == number
+        {
+            self.compare_anchor(checkpoint, anchor);
+        }
     }
 
-    fn finish(mut self, trusted: &[PublicKey]) -> Self {
-        if self.checkpoints == 0 && !trusted.is_empty() {
+    fn compare_anchor(&mut self, checkpoint: &Checkpoint, anchor: &Anchor) {
+        self.has_number = true;
+        let published = &anchor.checkpoint;
+        let hexadecimal = |one: Hash, other: Hash| [hex::encode(one), hex::encode(other)];
+        let (what, [is, should]) = if checkpoint.ledger_id != anchor.ledger_id {
+            let ledgers = [checkpoint.ledger_id, anchor.ledger_id];
+            ("ledger", ledgers.map(|ledger| ledger.to_string()))
+        } else if checkpoint.root != published.root.0 {
+            ("root", hexadecimal(checkpoint.root, published.root.0))
+        } else if checkpoint.hash != published.hash.0 {
+            ("hash", hexadecimal(checkpoint.hash, published.hash.0))
+        } else {
+            self.anchored = Some(checkpoint.number);
+            return;
+        };
+        let number = checkpoint.number;
+        self.found(|| {
+            format!(
+                "checkpoint {number}: its {what} is {is}, that of the published one is {should}"
+            )
+        });
+    }
+
+    /// What became of the demand that a published checkpoint is there.
+    fn finish_anchor(&mut self, anchor: &Anchor) {
+        let newest = self.checkpoint;
+        self.not_anchored = self
+            .anchored
+            .map(|number| newest.saturating_sub(number).max(0));
+        if self.has_number {
+            return;
+        }
+        let number = anchor.checkpoint.number;
+        let root = hex::encode(anchor.checkpoint.root.0);
+        let has = match (self.checkpoints, self.since.max(1)) {
+            (0, _) => "there is none".to_owned(),
+            (1, _) => format!("there is checkpoint {newest} only"),
+            (_, first) => format!("there are checkpoints {first} to {newest}"),
+        };
+        self.found(|| {
+            format!("checkpoint {number}: it was published, with the root {root}, and is not here; {has}")
+        });
+    }
+
+    fn finish(mut self, demands: &Demands) -> Self {
+        if let Some(anchor) = &demands.anchor {
+            self.finish_anchor(anchor);
+        }
+        if self.checkpoints == 0 && !demands.public_keys.is_empty() {
             self.found(|| {
                 "no checkpoint is signed by a key that is trusted: there is none".to_owned()
             });
@@ -218,12 +290,12 @@ impl Walk {
     }
 }
 
-fn check_proof(proof: Proof, trusted: &[PublicKey]) -> Report {
+fn check_proof(proof: Proof, demands: &Demands) -> Report {
     let mut report = Report::new(Kind::Proof, proof.ledger_id);
     report.user_id = Some(proof.user_id);
     report.whole_seal(&proof.checkpoint);
     let checkpoint = proof.checkpoint.into_checkpoint(proof.ledger_id);
-    report.checkpoint(&checkpoint, trusted);
+    report.checkpoint(&checkpoint, demands);
     let user = proof.user_id;
     for chain in proof.chains {
         report.chains += 1;
@@ -275,7 +347,7 @@ fn check_proof(proof: Proof, trusted: &[PublicKey]) -> Report {
             });
         }
     }
-    report.finish(trusted)
+    report.finish(demands)
 }
 
 fn is_included(user: UserId, chain: &str, inclusion: &Inclusion, checkpoint: &Checkpoint) -> bool {

@@ -6,7 +6,7 @@
 use std::process::Command;
 use std::sync::Arc;
 
-use abunfi::audit::check::{self, Kind, Report};
+use abunfi::audit::check::{self, Demands, Kind, Report};
 use abunfi::audit::checkpoint::Signer;
 use abunfi::audit::{Error, Service};
 use abunfi::clock::ManualClock;
@@ -16,10 +16,15 @@ use abunfi::ledger::{Settlement, TransactionType};
 use abunfi::users::{KycChange, KycStatus, UserChange, UserStatus};
 use serde_json::Value;
 
+use edits::{EDITS, flip, is_vnd, more, the};
+
 use crate::support::make::{
     Shape as _, at, context, deposit, next_time, posting, settle, submit, units, withdraw,
 };
 use crate::support::{Relational, on_every_backend};
+
+mod anchored;
+mod edits;
 
 on_every_backend!(
     an_export_agrees_with_itself_and_every_edit_is_seen,
@@ -145,12 +150,26 @@ async fn export(audit: &Service, since: i64) -> String {
 
 /// What the library says; `None`: it cannot be read.
 fn by_library(text: &str, signer: Option<&Signer>) -> Option<Report> {
-    let trusted: Vec<_> = signer.map(Signer::public_key).into_iter().collect();
-    check::check(&mut text.as_bytes(), &trusted, &()).ok()
+    let demands = Demands {
+        public_keys: signer.map(Signer::public_key).into_iter().collect(),
+        anchor: None,
+    };
+    check::check(&mut text.as_bytes(), &demands, &()).ok()
 }
 
 /// What the program says that was written from the document; `None`: it cannot be read.
 fn by_document(text: &str, signer: Option<&Signer>) -> Option<Value> {
+    run_document(text, signer, None)
+        .ok()
+        .map(|(report, _)| report)
+}
+
+/// The same, with an anchor: the report and what was printed, or why there is none.
+fn run_document(
+    text: &str,
+    signer: Option<&Signer>,
+    anchor: Option<&str>,
+) -> Result<(Value, String), String> {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("file");
     std::fs::write(&file, text).unwrap();
@@ -163,18 +182,24 @@ fn by_document(text: &str, signer: Option<&Signer>) -> Option<Value> {
     if let Some(signer) = signer {
         command.args(["--public-key", &hex::encode(signer.public_key())]);
     }
+    if let Some(anchor) = anchor {
+        let file = folder.path().join("anchor.json");
+        std::fs::write(&file, anchor).unwrap();
+        command.arg("--anchor").arg(file);
+    }
     let ran = command
         .output()
         .expect("python3 runs the independent checker; install it");
     let out = String::from_utf8(ran.stdout).unwrap();
+    let error = String::from_utf8(ran.stderr).unwrap();
     match ran.status.code() {
-        Some(2) => None,
+        Some(2) => Err(error),
         Some(code @ (0 | 1)) => {
             let report: Value = serde_json::from_str(out.lines().last().unwrap()).unwrap();
             assert_eq!(report["clean"], code == 0, "{out}");
-            Some(report)
+            Ok((report, out))
         }
-        code => panic!("{code:?}: {}", String::from_utf8_lossy(&ran.stderr)),
+        code => panic!("{code:?}: {error}"),
     }
 }
 
@@ -189,6 +214,7 @@ fn assert_clean(text: &str, signer: Option<&Signer>) -> Report {
         "checkpoints": report.checkpoints, "chains": report.chains, "rows": report.rows,
         "rows_not_covered": report.rows_not_covered,
         "chains_not_covered": report.chains_not_covered, "since": report.since,
+        "anchored": null, "not_anchored": null,
     });
     assert_eq!(other, counts);
     report
@@ -223,174 +249,6 @@ fn joined(mut lines: Vec<Value>) -> String {
 }
 
 type ProofEdit = (&'static str, fn(&mut Value));
-type Edit = (&'static str, fn(&mut Vec<Value>));
-
-/// The last line of that type, for which the rest holds.
-fn the<'a>(lines: &'a mut [Value], kind: &str, holds: impl Fn(&Value) -> bool) -> &'a mut Value {
-    lines
-        .iter_mut()
-        .rfind(|line| line["type"] == kind && holds(line))
-        .expect("a line of this type")
-}
-
-fn more(value: &mut Value) {
-    let micros: i64 = value.as_str().unwrap().parse().unwrap();
-    *value = (micros + 1).to_string().into();
-}
-
-fn flip(value: &mut Value) {
-    let text = value.as_str().unwrap();
-    let first = if text.starts_with('0') { "1" } else { "0" };
-    *value = format!("{first}{}", &text[1..]).into();
-}
-
-fn place(lines: &[Value], kind: &str, holds: impl Fn(&Value) -> bool) -> usize {
-    lines
-        .iter()
-        .position(|line| line["type"] == kind && holds(line))
-        .unwrap()
-}
-
-fn is_vnd(line: &Value) -> bool {
-    line["chain"] == "VND"
-}
-
-const EDITS: &[Edit] = &[
-    ("a row's amount", |l| {
-        more(&mut the(l, "row", is_vnd)["amount_micros"])
-    }),
-    ("a row's amount after", |l| {
-        more(&mut the(l, "row", is_vnd)["available_after_micros"])
-    }),
-    ("a row's time", |l| {
-        the(l, "row", is_vnd)["at_micros"] = 5.into()
-    }),
-    ("a row's actor", |l| {
-        the(l, "row", is_vnd)["actor_id"] = "somebody".into()
-    }),
-    ("a row's commitment", |l| {
-        flip(&mut the(l, "row", |r| !r["reason_commitment"].is_null())["reason_commitment"])
-    }),
-    ("a row of a user's chain", |l| {
-        the(l, "row", |r| r["chain"] == "user")["new_status"] = "rejected".into()
-    }),
-    ("a row of the platform", |l| {
-        the(l, "row", |r| r["chain"] == "asset:USDT")["amount_micros"] = "5".into()
-    }),
-    ("a row's hash", |l| flip(&mut the(l, "row", is_vnd)["hash"])),
-    ("a deleted row", |l| {
-        l.remove(place(l, "row", |r| is_vnd(r) && r["seq"] == 2));
-    }),
-    ("a deleted last row", |l| {
-        let row = the(l, "row", is_vnd).clone();
-        l.retain(|line| *line != row);
-    }),
-    ("an inserted row", |l| {
-        let row = place(l, "row", is_vnd);
-        l.insert(row, l[row].clone());
-    }),
-    ("swapped rows", |l| {
-        let row = place(l, "row", |r| is_vnd(r) && r["seq"] == 2);
-        l.swap(row, row + 1);
-    }),
-    ("a balance", |l| {
-        more(&mut the(l, "account", is_vnd)["available_micros"])
-    }),
-    ("a hold", |l| {
-        more(&mut the(l, "account", is_vnd)["locked_micros"])
-    }),
-    ("shares", |l| {
-        more(&mut the(l, "account", is_vnd)["shares_micros"])
-    }),
-    ("a total", |l| {
-        more(&mut the(l, "account", is_vnd)["deposited_micros"])
-    }),
-    ("a head", |l| flip(&mut the(l, "account", is_vnd)["hash"])),
-    ("a shorter chain", |l| {
-        let seq = &mut the(l, "account", |a| a["chain"] == "USDT")["seq"];
-        *seq = (seq.as_i64().unwrap() - 1).into();
-    }),
-    ("a transaction's amount", |l| {
-        more(&mut the(l, "transaction", |_| true)["amount_micros"])
-    }),
-    ("a transaction's type", |l| {
-        the(l, "transaction", |t| t["kind"] == "deposit")["kind"] = "referral_bonus".into()
-    }),
-    ("a transaction's status", |l| {
-        the(l, "transaction", |t| t["status"] == "confirmed")["status"] = "failed".into()
-    }),
-    ("a deleted transaction", |l| {
-        l.remove(place(l, "transaction", |_| true));
-    }),
-    ("an entry's amount", |l| {
-        more(&mut the(l, "entry", |_| true)["amount_micros"])
-    }),
-    ("an entry's account", |l| {
-        the(l, "entry", |e| e["account"] == "yield")["account"] = "custody".into()
-    }),
-    ("a deleted entry", |l| {
-        l.remove(place(l, "entry", |_| true));
-    }),
-    ("a checkpoint's root", |l| {
-        flip(&mut the(l, "checkpoint", |c| c["number"] == 1)["root"])
-    }),
-    ("a checkpoint's time", |l| {
-        the(l, "checkpoint", |_| true)["at_micros"] = 5.into()
-    }),
-    ("a checkpoint's signature", |l| {
-        flip(&mut the(l, "checkpoint", |_| true)["signature"])
-    }),
-    ("a checkpoint without its signature", |l| {
-        let line = the(l, "checkpoint", |_| true);
-        (line["signature"], line["public_key"]) = (Value::Null, Value::Null);
-    }),
-    ("a deleted checkpoint", |l| {
-        l.remove(place(l, "checkpoint", |c| c["number"] == 2));
-    }),
-    ("the newest checkpoint deleted", |l| {
-        l.remove(place(l, "checkpoint", |c| c["number"] == 3));
-    }),
-    ("all checkpoints stripped", |l| {
-        l.retain(|line| {
-            !["checkpoint", "leaf", "change"].contains(&line["type"].as_str().unwrap())
-        });
-        the(l, "header", |_| true)["checkpoint"] = 0.into();
-    }),
-    ("a header that leaves out the sums", |l| {
-        the(l, "header", |_| true)["since"] = 1.into();
-        more(&mut the(l, "account", is_vnd)["deposited_micros"]);
-        l.remove(place(l, "checkpoint", |c| c["number"] == 1));
-    }),
-    ("fees", |l| {
-        more(&mut the(l, "account", is_vnd)["fees_micros"])
-    }),
-    ("an account twice", |l| {
-        let account = place(l, "account", is_vnd);
-        l.insert(account, l[account].clone());
-    }),
-    ("users once more in another batch", |l| {
-        let end = l.len() - 1;
-        let batch = place(l, "batch", |_| true);
-        let again: Vec<Value> = l[batch..end].to_vec();
-        l.splice(end..end, again);
-    }),
-    ("half a signature", |l| {
-        the(l, "checkpoint", |_| true)["public_key"] = Value::Null
-    }),
-    ("what a leaf held", |l| {
-        flip(&mut the(l, "change", |_| true)["hash"])
-    }),
-    ("another leaf's owner", |l| {
-        let name = &mut the(l, "leaf", is_vnd)["chain"];
-        *name = "EUR".into();
-    }),
-    ("a change deleted", |l| {
-        l.remove(place(l, "change", |_| true));
-    }),
-    ("a whole chain deleted", |l| {
-        l.retain(|line| line["chain"] != "USDT" || line["type"] == "leaf")
-    }),
-];
 
 async fn an_export_agrees_with_itself_and_every_edit_is_seen(stores: &Relational) {
     let audit = service(stores, Some(signer()));
