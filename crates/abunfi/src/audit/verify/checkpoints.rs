@@ -54,6 +54,7 @@ pub(super) async fn judge(
     options: &Options,
     findings: &mut Findings,
 ) -> Result<Checkpoints, StoreError> {
+    unused_leaves(store, findings).await?;
     let Some(newest) = store.newest_checkpoint().await? else {
         changes_of_none(&mut Changes::of(store), store, findings).await?;
         return Ok(without_any(options, findings));
@@ -89,6 +90,36 @@ pub(super) async fn judge(
         compare_anchor(store, anchor, &mut result, findings).await?;
     }
     Ok(result)
+}
+
+/// A leaf of the tree is written with the row that it is for. One without is in no root, so the replay does not
+/// miss it; and the chain that gets its number next makes no checkpoint.
+async fn unused_leaves(
+    store: &dyn CheckpointStore,
+    findings: &mut Findings,
+) -> Result<(), StoreError> {
+    let mut after = i64::MIN;
+    loop {
+        let page = store.unused_leaves(after, ROWS).await?;
+        let Some(last) = page.last() else {
+            return Ok(());
+        };
+        after = last.leaf;
+        for Leaf {
+            leaf,
+            user_id,
+            chain,
+        } in page
+        {
+            let place = || Place::ChainLeaf {
+                leaf,
+                user_id: user_id.0,
+                chain,
+            };
+            let expected = "no leaf: no checkpoint covers a row of this chain";
+            findings.add(place, "row", expected, "a leaf");
+        }
+    }
 }
 
 /// What is left of the changes belongs to checkpoints that were made meanwhile, or to one that was deleted.

@@ -20,6 +20,7 @@ use crate::support::{Backend, Relational};
 mod checkpointed;
 mod concurrent;
 mod incremental;
+mod orphans;
 mod tampering;
 mod untouched;
 
