@@ -230,7 +230,8 @@ The key is alone on standard output. Give the public key, on standard error, to 
 Example:
   abunfi audit checkpoint --json
 
-The service makes them by itself, every AUDIT_CHECKPOINT_MINUTES.")]
+The service makes them by itself, every AUDIT_CHECKPOINT_MINUTES. One is made at a time: when another instance
+is at it, this says so and makes none.")]
     Checkpoint,
 
     /// Write the newest checkpoint, to be published where nobody can take it back

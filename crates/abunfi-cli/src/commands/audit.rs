@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use abunfi::DatabaseService;
 use abunfi::audit::check::{self, Demands, Report};
 use abunfi::audit::checkpoint::{PublicKey, Signer};
-use abunfi::audit::{Error, Progress};
+use abunfi::audit::{Checkpointed, Error, Progress};
 use abunfi::config::Loaded;
 use abunfi::context::Context;
 use abunfi::ids::{UserId, random_bytes};
@@ -100,7 +100,9 @@ fn keygen(json: bool) -> anyhow::Result<ExitCode> {
 }
 
 async fn checkpoint(platform: &DatabaseService, json: bool) -> anyhow::Result<()> {
-    let made = platform.audit().checkpoint().await?;
+    let done = platform.audit().checkpoint().await?;
+    let is_busy = done == Checkpointed::Busy;
+    let made = done.made();
     let newest = match &made {
         Some(made) => Some(made.clone()),
         None => platform.audit().newest_checkpoint().await?,
@@ -111,7 +113,9 @@ async fn checkpoint(platform: &DatabaseService, json: bool) -> anyhow::Result<()
                    "chains": newest.size, "covered_rows": newest.covered_rows,
                    "public_key": newest.seal.map(|seal| hex::encode(seal.public_key))})
         });
-        return output::json(&json!({"made": made.is_some(), "checkpoint": shown}));
+        return output::json(
+            &json!({"made": made.is_some(), "busy": is_busy, "checkpoint": shown}),
+        );
     }
     let text = match (made, newest) {
         (Some(made), _) => format!(
@@ -126,6 +130,13 @@ async fn checkpoint(platform: &DatabaseService, json: bool) -> anyhow::Result<()
             },
             hex::encode(made.hash)
         ),
+        (None, Some(newest)) if is_busy => format!(
+            "Another instance is making a checkpoint now; the newest is still {}.",
+            newest.number
+        ),
+        (None, None) if is_busy => {
+            "Another instance is making the first checkpoint now.".to_owned()
+        }
         (None, Some(newest)) => format!("Nothing is new since checkpoint {}.", newest.number),
         (None, None) => "There is nothing yet to make a checkpoint of.".to_owned(),
     };

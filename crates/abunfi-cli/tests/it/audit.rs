@@ -239,6 +239,8 @@ mod embedded {
 }
 
 mod servers {
+    use sqlx::{Connection as _, PgConnection};
+
     use super::*;
     use crate::stores::on_postgres;
 
@@ -258,5 +260,50 @@ mod servers {
         assert_eq!(made["checkpoint"]["public_key"], serde_json::Value::Null);
         let ran = place.run(&["audit", "checkpoint"]);
         said(&ran, 0, "Nothing is new since checkpoint 1");
+    }
+
+    #[tokio::test]
+    async fn that_another_instance_makes_a_checkpoint_is_said() {
+        let name = abunfi_testkit::unique_name();
+        let place = on_postgres(&name).await;
+        assert_eq!(place.run(&["migrate"]).code, 0);
+        with_some_rows(&place);
+        let lock = || async {
+            let mut other = PgConnection::connect(&place.variable("DATABASE_URL"))
+                .await
+                .unwrap();
+            let lock = "BEGIN; SELECT * FROM checkpoint_state FOR UPDATE";
+            sqlx::raw_sql(lock).execute(&mut other).await.unwrap();
+            other
+        };
+        let other = lock().await;
+        said(
+            &place.run(&["audit", "checkpoint"]),
+            0,
+            "Another instance is making the first checkpoint now.",
+        );
+        let busy = place.run(&["audit", "checkpoint", "--json"]).json();
+        assert_eq!(
+            busy,
+            serde_json::json!({"made": false, "busy": true, "checkpoint": null})
+        );
+        other.close().await.unwrap();
+        let made = place.run(&["audit", "checkpoint", "--json"]).json();
+        assert_eq!(
+            (&made["made"], &made["busy"]),
+            (&true.into(), &false.into())
+        );
+        let other = lock().await;
+        said(
+            &place.run(&["audit", "checkpoint"]),
+            0,
+            "Another instance is making a checkpoint now; the newest is still 1.",
+        );
+        other.close().await.unwrap();
+        said(
+            &place.run(&["audit", "checkpoint"]),
+            0,
+            "Nothing is new since checkpoint 1.",
+        );
     }
 }

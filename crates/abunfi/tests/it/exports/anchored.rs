@@ -75,7 +75,7 @@ fn rewritten(anchor: &str, edit: impl Fn(&mut CheckpointLine)) -> String {
 async fn anchored_at_three(stores: &Relational, audit: &Service) -> String {
     let users = a_busy_platform(stores, audit).await;
     let anchor = published(audit).await;
-    audit.checkpoint().await.unwrap().unwrap();
+    audit.checkpoint().await.unwrap().made().unwrap();
     stores.posted(deposit(users[0], 1)).await;
     anchor
 }
@@ -130,7 +130,7 @@ async fn an_export_without_the_checkpoint_is_found(stores: &Relational) {
         a_busy_platform(stores, &audit).await;
         export(&audit, 0).await
     };
-    audit.checkpoint().await.unwrap().unwrap();
+    audit.checkpoint().await.unwrap().made().unwrap();
     let anchor = published(&audit).await;
     let root = serde_json::from_str::<Anchor>(&anchor)
         .unwrap()
@@ -183,7 +183,7 @@ async fn a_proof_must_be_of_what_was_published(stores: &Relational) {
     assert_eq!((report.anchored, report.not_anchored), (Some(3), Some(0)));
     let another = rewritten(&anchor, |checkpoint| checkpoint.root.0 = [7; 32]);
     assert_named(&prove().await, &another, "checkpoint 3: ", &"07".repeat(32));
-    audit.checkpoint().await.unwrap().unwrap();
+    audit.checkpoint().await.unwrap().made().unwrap();
     let root = serde_json::from_str::<Anchor>(&anchor)
         .unwrap()
         .checkpoint

@@ -57,7 +57,7 @@ async fn a_busy_platform(stores: &Relational, audit: &Service) -> Vec<UserId> {
     for name in ["An", "Binh", "Chi"] {
         users.push(stores.user_with(name, 100).await);
     }
-    audit.checkpoint().await.unwrap().unwrap();
+    audit.checkpoint().await.unwrap().made().unwrap();
     for user in &users {
         stores
             .posted(deposit(*user, 7).asset("USDT").shares("1.5"))
@@ -96,7 +96,7 @@ async fn a_busy_platform(stores: &Relational, audit: &Service) -> Vec<UserId> {
             .await;
         kyc(stores, *user).await;
     }
-    audit.checkpoint().await.unwrap().unwrap();
+    audit.checkpoint().await.unwrap().made().unwrap();
     stores.posted(withdraw(users[0], 1).pending()).await;
     let suspend = UserChange {
         status: Some(UserStatus::Suspended),
@@ -114,7 +114,7 @@ async fn a_busy_platform(stores: &Relational, audit: &Service) -> Vec<UserId> {
         )
         .await
         .unwrap();
-    audit.checkpoint().await.unwrap().unwrap();
+    audit.checkpoint().await.unwrap().made().unwrap();
     stores.posted(deposit(users[2], 1)).await;
     users
 }
@@ -286,7 +286,7 @@ async fn an_export_after_a_checkpoint_holds_what_came_later(stores: &Relational)
     a_busy_platform(stores, &audit).await;
     // A chain that the checkpoint did not know.
     stores.user_with("Dung", 4).await;
-    audit.checkpoint().await.unwrap().unwrap();
+    audit.checkpoint().await.unwrap().made().unwrap();
     let all = stores.raw.number("SELECT count(*) FROM audit").await;
     for since in 1..=4 {
         let text = export(&audit, since).await;
@@ -457,7 +457,7 @@ async fn erasing_leaves_everything_verifiable_and_is_said_once(stores: &Relation
     ));
 
     stores.check_books().await;
-    audit.checkpoint().await.unwrap().unwrap();
+    audit.checkpoint().await.unwrap().made().unwrap();
     assert_clean(&export(&audit, 0).await, Some(&signer()));
     let proof = audit.prove(users[0]).await.unwrap();
     assert_clean(&serde_json::to_string(&proof).unwrap(), Some(&signer()));
