@@ -19,6 +19,7 @@ use crate::support::{Backend, Relational};
 
 mod checkpointed;
 mod concurrent;
+mod forged;
 mod incremental;
 mod orphans;
 mod tampering;
