@@ -17,6 +17,7 @@ use crate::support::make::{
 };
 use crate::support::{Backend, Relational};
 
+mod balances;
 mod checkpointed;
 mod concurrent;
 mod forged;

@@ -1,6 +1,6 @@
 //! What a forger would do to an export: the table of edits, each of which both checkers must see.
 
-use abunfi::audit::format::RowLine;
+use abunfi::audit::format::{CheckpointLine, RowLine};
 use serde_json::Value;
 
 /// What a forger would do to an export, by name.
@@ -203,6 +203,49 @@ pub(super) const EDITS: &[Edit] = &[
         });
     }),
 ];
+
+/// Those that a key which is demanded would find in any case: seen without one.
+pub(super) const UNSIGNED_EDITS: &[Edit] = &[
+    ("half a signature", |l| {
+        the(l, "checkpoint", |_| true)["public_key"] = Value::Null
+    }),
+    ("the other half", |l| {
+        the(l, "checkpoint", |_| true)["signature"] = Value::Null
+    }),
+    ("another's signature", |l| {
+        flip(&mut the(l, "checkpoint", |_| true)["signature"])
+    }),
+    (
+        "a newest checkpoint that is older than the one before",
+        |l| {
+            forge_checkpoint(l, |line| line["at_micros"] = 5.into());
+        },
+    ),
+    ("a newest checkpoint of a smaller tree", |l| {
+        forge_checkpoint(l, |line| line["size"] = 1.into());
+    }),
+    ("a newest checkpoint that covers other rows", |l| {
+        forge_checkpoint(l, |line| line["covered_rows"] = 1_000_000.into());
+    }),
+    ("a newest checkpoint with another root", |l| {
+        forge_checkpoint(l, |line| flip(&mut line["root"]));
+    }),
+    ("a newest checkpoint after another one", |l| {
+        forge_checkpoint(l, |line| flip(&mut line["previous_hash"]));
+    }),
+];
+
+/// Changes the newest checkpoint, and makes its hash good; it is not signed then.
+fn forge_checkpoint(lines: &mut [Value], edit: impl Fn(&mut Value)) {
+    let ledger_id = the(lines, "header", |_| true)["ledger_id"].clone();
+    let line = the(lines, "checkpoint", |_| true);
+    (line["signature"], line["public_key"]) = (Value::Null, Value::Null);
+    edit(line);
+    let forged: CheckpointLine = serde_json::from_value(line.clone()).unwrap();
+    let ledger_id = serde_json::from_value(ledger_id).unwrap();
+    let hash = forged.into_checkpoint(ledger_id).computed_hash();
+    line["hash"] = hex::encode(hash).into();
+}
 
 /// Changes the newest row of the last user, a deposit of 1, and makes its hash good and the head that has it.
 fn forge_newest(lines: &mut Vec<Value>, edit: impl Fn(&mut Vec<Value>, &mut Value)) {

@@ -16,7 +16,7 @@ use abunfi::ledger::{Settlement, TransactionType};
 use abunfi::users::{KycChange, KycStatus, UserChange, UserStatus};
 use serde_json::Value;
 
-use edits::{EDITS, flip, is_vnd, more, the};
+use edits::{EDITS, UNSIGNED_EDITS, flip, is_vnd, more, the};
 
 use crate::support::make::{
     Shape as _, at, context, deposit, next_time, posting, settle, submit, units, withdraw,
@@ -223,16 +223,22 @@ fn assert_clean(text: &str, signer: Option<&Signer>) -> Report {
 /// Neither finds it clean.
 #[track_caller]
 fn assert_seen(what: &str, text: &str) {
+    assert_eq!(content(text), [""; 0], "{what}");
+}
+
+/// Who finds it clean.
+fn content(text: &str) -> Vec<&'static str> {
     let library = by_library(text, Some(&signer()));
-    assert!(
-        library.is_none_or(|report| !report.clean),
-        "{what}: the library is content"
-    );
     let document = by_document(text, Some(&signer()));
-    assert!(
-        document.is_none_or(|report| report["clean"] == false),
-        "{what}: the document's program is content"
-    );
+    let library = library.is_some_and(|report| report.clean);
+    let document = document.is_some_and(|report| report["clean"] == true);
+    [
+        (library, "the library"),
+        (document, "the document's program"),
+    ]
+    .into_iter()
+    .filter_map(|(is_content, who)| is_content.then_some(who))
+    .collect()
 }
 
 fn lines(text: &str) -> Vec<Value> {
@@ -264,12 +270,25 @@ async fn an_export_agrees_with_itself_and_every_edit_is_seen(stores: &Relational
     assert_eq!(report.rows_not_covered, 1, "the last deposit");
     assert_eq!(report.signed_by, Some(hex::encode(signer().public_key())));
 
+    let mut unseen = Vec::new();
     for (what, edit) in EDITS {
         let mut edited = lines(&text);
         edit(&mut edited);
         assert_ne!(edited, lines(&text), "{what}");
-        assert_seen(what, &joined(edited));
+        let who = content(&joined(edited));
+        unseen.extend(who.into_iter().map(|who| format!("{what}: by {who}")));
     }
+    for (what, edit) in UNSIGNED_EDITS {
+        let mut edited = lines(&text);
+        edit(&mut edited);
+        let edited = joined(edited);
+        let library = by_library(&edited, None).unwrap();
+        let document = by_document(&edited, None).unwrap();
+        if library.clean || document["clean"] == true {
+            unseen.push(format!("{what}: by {:?}, {document}", library.findings));
+        }
+    }
+    assert_eq!(unseen, [""; 0]);
     let all: Vec<_> = text.lines().collect();
     assert_seen("the end cut off", &all[..all.len() - 1].join("\n"));
     let another = Signer::of_seed(&[5; 32]);
