@@ -145,6 +145,9 @@ pub(super) const EDITS: &[Edit] = &[
         more(&mut the(l, "account", is_vnd)["deposited_micros"]);
         l.remove(place(l, "checkpoint", |c| c["number"] == 1));
     }),
+    ("a header that promises another checkpoint", |l| {
+        the(l, "header", |_| true)["checkpoint"] = 4.into()
+    }),
     ("fees", |l| {
         more(&mut the(l, "account", is_vnd)["fees_micros"])
     }),
