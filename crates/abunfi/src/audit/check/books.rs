@@ -6,15 +6,12 @@ use std::io::{BufRead, Read as _};
 use uuid::Uuid;
 
 use super::batch::Batch;
-use super::{Demands, Kind, Report, Unreadable};
+use super::{Demands, Kind, MAX_LINE_BYTES, Report, Unreadable};
 use crate::audit::checkpoint::{Checkpoint, Leaf, LeafChange};
 use crate::audit::format::{EXPORT, Line};
 use crate::audit::merkle::Tree;
 use crate::audit::{Head, Progress};
 use crate::ids::UserId;
-
-/// A line is a few hundred bytes; what has no end is no line of an export.
-const MAX_LINE_BYTES: u64 = 1 << 20;
 
 /// What checkpoints say of chains.
 #[derive(Default)]

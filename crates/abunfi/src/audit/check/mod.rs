@@ -5,20 +5,21 @@ use std::io::{BufRead, Read};
 
 use serde::Serialize;
 
-use super::checkpoint::{Checkpoint, Leaf, PublicKey};
-use super::format::{ANCHOR, Anchor, CheckpointLine, Inclusion, Line, PROOF, Proof};
-use super::{Entry, GENESIS, Hash, Head, merkle};
+use super::checkpoint::{Checkpoint, PublicKey};
+use super::format::{Anchor, CheckpointLine, Line};
+use super::{Entry, Hash, Head};
 use crate::ids::UserId;
 
 mod batch;
 mod books;
+mod document;
 
 use books::Books;
 
 /// Findings that are kept; all are counted.
 const MAX_FINDINGS: usize = 100;
-/// A proof or an anchor is one person's; more is something else.
-const MAX_DOCUMENT_BYTES: u64 = 1 << 30;
+/// A line is a few hundred bytes; what has no end is no line of an export.
+const MAX_LINE_BYTES: u64 = 1 << 20;
 
 /// What a file must be, beyond agreeing with itself.
 #[derive(Debug, Clone, Default)]
@@ -98,33 +99,15 @@ pub fn check(
     demands: &Demands,
     progress: &dyn super::Progress,
 ) -> Result<Report, Unreadable> {
-    let mut first = String::new();
-    file.read_line(&mut first)?;
-    if let Ok(header @ Line::Header { .. }) = serde_json::from_str(&first) {
+    // An export's first line says what it is; a document may be a single line of any length.
+    let mut first = Vec::new();
+    (&mut *file)
+        .take(MAX_LINE_BYTES)
+        .read_until(b'\n', &mut first)?;
+    if let Ok(header @ Line::Header { .. }) = serde_json::from_slice(&first) {
         return Books::check(header, file, demands, progress);
     }
-    file.take(MAX_DOCUMENT_BYTES).read_to_string(&mut first)?;
-    let document: serde_json::Value =
-        serde_json::from_str(&first).map_err(|_no_json| Unreadable::Unknown)?;
-    let unreadable = |error: serde_json::Error| Unreadable::Line {
-        line: u64::try_from(error.line()).unwrap_or_default(),
-        reason: error.to_string(),
-    };
-    match document.get("format").and_then(serde_json::Value::as_str) {
-        Some(PROOF) => {
-            let proof: Proof = serde_json::from_value(document).map_err(unreadable)?;
-            Ok(check_proof(proof, demands))
-        }
-        Some(ANCHOR) => {
-            let anchor: Anchor = serde_json::from_value(document).map_err(unreadable)?;
-            let mut report = Report::new(Kind::Anchor, anchor.ledger_id);
-            report.whole_seal(&anchor.checkpoint);
-            let checkpoint = anchor.checkpoint.into_checkpoint(anchor.ledger_id);
-            report.checkpoint(&checkpoint, demands);
-            Ok(report.finish(demands))
-        }
-        _ => Err(Unreadable::Unknown),
-    }
+    document::check(first.as_slice().chain(file), demands, progress)
 }
 
 impl Report {
@@ -288,84 +271,4 @@ impl Walk {
         self.at = row.at.micros();
         wrong
     }
-}
-
-fn check_proof(proof: Proof, demands: &Demands) -> Report {
-    let mut report = Report::new(Kind::Proof, proof.ledger_id);
-    report.user_id = Some(proof.user_id);
-    report.whole_seal(&proof.checkpoint);
-    let checkpoint = proof.checkpoint.into_checkpoint(proof.ledger_id);
-    report.checkpoint(&checkpoint, demands);
-    let user = proof.user_id;
-    for chain in proof.chains {
-        report.chains += 1;
-        report.chains_not_covered += u64::from(chain.inclusion.is_none());
-        let name = chain.chain;
-        let covered = chain
-            .inclusion
-            .as_ref()
-            .map_or(0, |inclusion| inclusion.seq);
-        if let Some(inclusion) = &chain.inclusion
-            && !is_included(user, &name, inclusion, &checkpoint)
-        {
-            report.found(|| format!("chain {name}: it is not in the checkpoint's tree"));
-        }
-        let mut walk = Walk::from(Head {
-            seq: 0,
-            hash: GENESIS,
-        });
-        for line in chain.rows {
-            let seq = line.seq;
-            let Some(row) = line.into_entry() else {
-                report.found(|| format!("chain {name}: row {seq} makes no sense"));
-                continue;
-            };
-            report.rows += 1;
-            report.rows_not_covered += u64::from(seq > covered);
-            if row.user_id != user || row.chain != name {
-                report.found(|| format!("chain {name}: row {seq} is of another chain"));
-            }
-            if let Some(wrong) = walk.step(&row) {
-                report.found(|| format!("chain {name}: {wrong}"));
-            }
-            if let Some(inclusion) = &chain.inclusion
-                && inclusion.seq == seq
-                && inclusion.hash.0 != row.hash
-            {
-                let hash = hex::encode(inclusion.hash.0);
-                report.found(|| {
-                    format!("chain {name}: the checkpoint says that row {seq} has hash {hash}")
-                });
-            }
-        }
-        if walk.head.seq < covered {
-            report.found(|| {
-                format!(
-                    "chain {name}: it ends at row {}, the checkpoint covers {covered}",
-                    walk.head.seq
-                )
-            });
-        }
-    }
-    report.finish(demands)
-}
-
-fn is_included(user: UserId, chain: &str, inclusion: &Inclusion, checkpoint: &Checkpoint) -> bool {
-    let leaf = Leaf {
-        leaf: inclusion.leaf,
-        user_id: user,
-        chain: chain.to_owned(),
-    };
-    let hash = leaf.hash(Head {
-        seq: inclusion.seq,
-        hash: inclusion.hash.0,
-    });
-    let path: Vec<Hash> = inclusion.path.iter().map(|hash| hash.0).collect();
-    let (Ok(index), Ok(size)) = (
-        u64::try_from(inclusion.leaf),
-        u64::try_from(checkpoint.size),
-    ) else {
-        return false;
-    };
-    merkle::root_of_path(index, size, hash, &path) == Some(checkpoint.root)
 }
