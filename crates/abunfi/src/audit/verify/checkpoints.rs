@@ -54,8 +54,8 @@ pub(super) async fn judge(
     options: &Options,
     findings: &mut Findings,
 ) -> Result<Checkpoints, StoreError> {
-    unused_leaves(store, findings).await?;
     let Some(newest) = store.newest_checkpoint().await? else {
+        unused_leaves(store, (i64::MIN, i64::MAX), findings).await?;
         changes_of_none(&mut Changes::of(store), store, findings).await?;
         return Ok(without_any(options, findings));
     };
@@ -96,11 +96,11 @@ pub(super) async fn judge(
 /// miss it; and the chain that gets its number next makes no checkpoint.
 async fn unused_leaves(
     store: &dyn CheckpointStore,
+    (mut after, through): (i64, i64),
     findings: &mut Findings,
 ) -> Result<(), StoreError> {
-    let mut after = i64::MIN;
     loop {
-        let page = store.unused_leaves(after, ROWS).await?;
+        let page = store.unused_leaves(after, through, ROWS).await?;
         let Some(last) = page.last() else {
             return Ok(());
         };
@@ -250,8 +250,14 @@ impl Replay {
             agrees: true,
         };
         let mut after = -1;
+        // The first look has those of negative numbers too, which nothing else reads.
+        let mut looked = i64::MIN;
         loop {
             let page = store.leaves(after, ROWS).await?;
+            // As many at a time as are read, so that no query takes longer the more there are.
+            let through = page.last().map_or(i64::MAX, |last| last.leaf.leaf);
+            unused_leaves(store, (looked, through), findings).await?;
+            looked = through;
             for state in &page {
                 let Leaf {
                     leaf,

@@ -130,17 +130,24 @@ impl CheckpointStore for Postgres {
             .await
     }
 
-    async fn unused_leaves(&self, after: i64, rows: u32) -> Result<Vec<Leaf>, StoreError> {
+    async fn unused_leaves(
+        &self,
+        after: i64,
+        through: i64,
+        rows: u32,
+    ) -> Result<Vec<Leaf>, StoreError> {
         self.trail
             .read(|connection| {
                 scoped(async move {
                     sqlx::query(
                         "SELECT l.user_id, l.chain, l.leaf FROM chain_leaves AS l
-                         WHERE l.leaf > $1
-                             AND NOT EXISTS (SELECT 1 FROM leaf_changes AS c WHERE c.leaf = l.leaf)
-                         ORDER BY l.leaf LIMIT $2",
+                         WHERE l.leaf > $1 AND l.leaf <= $2
+                             AND NOT EXISTS (SELECT 1 FROM leaf_changes AS c
+                                 WHERE c.leaf = l.leaf AND c.leaf > $1 AND c.leaf <= $2)
+                         ORDER BY l.leaf LIMIT $3",
                     )
                     .bind(after)
+                    .bind(through)
                     .bind(limit(rows))
                     .fetch_all(connection)
                     .await?

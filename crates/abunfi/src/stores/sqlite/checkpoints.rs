@@ -125,16 +125,22 @@ impl CheckpointStore for Sqlite {
             .await
     }
 
-    async fn unused_leaves(&self, after: i64, limit: u32) -> Result<Vec<Leaf>, StoreError> {
+    async fn unused_leaves(
+        &self,
+        after: i64,
+        through: i64,
+        limit: u32,
+    ) -> Result<Vec<Leaf>, StoreError> {
         self.relational
             .read(async |connection| {
                 sqlx::query(
                     "SELECT l.user_id, l.chain, l.leaf FROM chain_leaves AS l
-                     WHERE l.leaf > ?1
+                     WHERE l.leaf > ?1 AND l.leaf <= ?2
                          AND NOT EXISTS (SELECT 1 FROM leaf_changes AS c WHERE c.leaf = l.leaf)
-                     ORDER BY l.leaf LIMIT ?2",
+                     ORDER BY l.leaf LIMIT ?3",
                 )
                 .bind(after)
+                .bind(through)
                 .bind(limit)
                 .fetch_all(connection)
                 .await?
