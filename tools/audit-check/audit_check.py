@@ -4,9 +4,10 @@
 Written from docs/audit-format.md alone and shares no code with the platform: that both agree says that the
 document is right. Python 3 and its standard library, nothing else.
 
-    audit_check.py FILE [--public-key HEX]...
+    audit_check.py FILE [--public-key HEX]... [--anchor FILE]
 
-Exits with 0 if everything agrees, 1 if not, 2 if the file cannot be read.
+With --anchor FILE must hold that published checkpoint. Exits with 0 if everything agrees, 1 if not, 2 if a
+file cannot be read.
 """
 
 import hashlib
@@ -226,6 +227,9 @@ def root_of_path(index, size, value, path):
 class Report:
     def __init__(self, trusted):
         self.trusted = trusted
+        self.anchor = None
+        self.is_met = False
+        self.anchored = None
         self.findings = []
         self.rows = 0
         self.chains = 0
@@ -254,6 +258,32 @@ class Report:
             self.found(name + ": its signature is not over its content")
         if self.trusted and key not in self.trusted:
             self.found(name + ": it is not signed by a key that is trusted")
+        if self.anchor is not None and checkpoint["number"] == self.anchor["checkpoint"]["number"]:
+            self.is_met = True
+            self.compare_anchor(ledger_id, checkpoint, name)
+
+    def compare_anchor(self, ledger_id, checkpoint, name):
+        published = self.anchor["checkpoint"]
+        if uuid.UUID(ledger_id) != uuid.UUID(self.anchor["ledger_id"]):
+            self.found("%s: it was published by ledger %s" % (name, self.anchor["ledger_id"]))
+            return
+        for what in ("root", "hash"):
+            if bytes.fromhex(checkpoint[what]) != bytes.fromhex(published[what]):
+                self.found("%s: it was published with the %s %s" % (name, what, published[what]))
+                return
+        self.anchored = checkpoint["number"]
+
+    def finish(self):
+        if self.anchor is not None and not self.is_met:
+            published = self.anchor["checkpoint"]
+            self.found(
+                "checkpoint %d: it was published, with the root %s, and is not here"
+                % (published["number"], published["root"])
+            )
+
+    def not_anchored(self):
+        """How many checkpoints came after the published one."""
+        return None if self.anchored is None else max(self.checkpoint - self.anchored, 0)
 
 
 class Walk:
@@ -618,22 +648,46 @@ def check(file, report):
         raise ValueError("an unknown format")
 
 
+def read_anchor(name):
+    """A published checkpoint. It proves by having been published, so whoever signed it does not matter."""
+    with open(name, encoding="utf-8") as file:
+        anchor = json.load(file)
+    if anchor["format"] != "abunfi.anchor.v1":
+        raise ValueError("an unknown format")
+    content = checkpoint_bytes(anchor["ledger_id"], anchor["checkpoint"])
+    if sha256(content).hex() != anchor["checkpoint"]["hash"]:
+        raise ValueError("its hash is not that of its content")
+    return anchor
+
+
+UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError)
+
+
 def main(arguments):
-    files, trusted = [], set()
+    files, trusted, anchors = [], set(), []
     rest = iter(arguments)
     for argument in rest:
         if argument == "--public-key":
             trusted.add(next(rest, "").lower())
+        elif argument == "--anchor":
+            anchors.append(next(rest, ""))
         else:
             files.append(argument)
-    if len(files) != 1:
+    if len(files) != 1 or len(anchors) > 1:
         print(__doc__, file=sys.stderr)
         return 2
     report = Report(trusted)
+    for name in anchors:
+        try:
+            report.anchor = read_anchor(name)
+        except UNREADABLE as error:
+            print("%s is no anchor: %r" % (name, error), file=sys.stderr)
+            return 2
     try:
         with open(files[0], encoding="utf-8") as file:
             check(file, report)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        report.finish()
+    except UNREADABLE as error:
         print("%s cannot be checked: %r" % (files[0], error), file=sys.stderr)
         return 2
     for finding in report.findings:
@@ -650,6 +704,8 @@ def main(arguments):
                 "rows_not_covered": report.not_covered,
                 "chains_not_covered": report.chains_not_covered,
                 "since": report.since,
+                "anchored": report.anchored,
+                "not_anchored": report.not_anchored(),
             }
         )
     )

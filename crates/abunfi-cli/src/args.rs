@@ -230,7 +230,8 @@ The key is alone on standard output. Give the public key, on standard error, to 
 Example:
   abunfi audit checkpoint --json
 
-The service makes them by itself, every AUDIT_CHECKPOINT_MINUTES.")]
+The service makes them by itself, every AUDIT_CHECKPOINT_MINUTES. One is made at a time: when another instance
+is at it, this says so and makes none.")]
     Checkpoint,
 
     /// Write the newest checkpoint, to be published where nobody can take it back
@@ -277,9 +278,12 @@ Example:
     #[command(after_help = "\
 Example:
   abunfi audit check books.jsonl --public-key 3b6a27bcceb6a42d62a3a8d02a6f0d73653215771de243a63ac048a18b59da29
+  abunfi audit check books.jsonl --anchor anchor.json
 
-Exits with 0 if everything agrees, with 1 if anything disagrees, with 2 if the file is missing or cannot be
-read.")]
+Exits with 0 if everything agrees, with 1 if anything disagrees, with 2 if a file is missing or cannot be read.
+
+With --anchor the file must hold the checkpoint that was published, with its root. An export with --since holds
+those from that checkpoint on; a proof holds one.")]
     Check {
         /// What `export`, `prove` or `anchor` wrote; - reads standard input
         file: PathBuf,
@@ -287,6 +291,10 @@ read.")]
         /// Every checkpoint must be signed by this key; may be given more than once
         #[arg(long = "public-key", value_name = "HEX")]
         public_keys: Vec<String>,
+
+        /// The file must hold this published checkpoint: a file that `abunfi audit anchor` wrote
+        #[arg(long, value_name = "FILE")]
+        anchor: Option<PathBuf>,
     },
 
     /// Erase what is personal in a user's trail; it verifies as before

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
+mod anchor;
 mod args;
 mod commands;
 mod failure;

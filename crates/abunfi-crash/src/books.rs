@@ -135,7 +135,8 @@ const fn check_of(place: &verify::Place) -> Check {
         | verify::Place::Private { .. }
         | verify::Place::ChainHead { .. }
         | verify::Place::Checkpoint { .. }
-        | verify::Place::Leaf { .. } => Check::Chains,
+        | verify::Place::Leaf { .. }
+        | verify::Place::ChainLeaf { .. } => Check::Chains,
         verify::Place::Account { .. }
         | verify::Place::Transaction { .. }
         | verify::Place::Entry { .. }

@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use abunfi::DatabaseService;
-use abunfi::audit::check::{self, Report};
+use abunfi::audit::check::{self, Demands, Report};
 use abunfi::audit::checkpoint::{PublicKey, Signer};
-use abunfi::audit::{Error, Progress};
+use abunfi::audit::{Checkpointed, Error, Progress};
 use abunfi::config::Loaded;
 use abunfi::context::Context;
 use abunfi::ids::{UserId, random_bytes};
@@ -19,13 +19,17 @@ use serde_json::json;
 
 use crate::args::Audit;
 use crate::failure::Misuse;
-use crate::{output, setup};
+use crate::{anchor, output, setup};
 
 /// What needs neither a configuration nor a store; `None`: the rest.
 pub(crate) fn run_offline(command: &Audit, json: bool) -> Option<anyhow::Result<ExitCode>> {
     match command {
         Audit::Keygen => Some(keygen(json)),
-        Audit::Check { file, public_keys } => Some(check(file, public_keys, json)),
+        Audit::Check {
+            file,
+            public_keys,
+            anchor,
+        } => Some(check(file, public_keys, anchor.as_deref(), json)),
         _ => None,
     }
 }
@@ -96,7 +100,9 @@ fn keygen(json: bool) -> anyhow::Result<ExitCode> {
 }
 
 async fn checkpoint(platform: &DatabaseService, json: bool) -> anyhow::Result<()> {
-    let made = platform.audit().checkpoint().await?;
+    let done = platform.audit().checkpoint().await?;
+    let is_busy = done == Checkpointed::Busy;
+    let made = done.made();
     let newest = match &made {
         Some(made) => Some(made.clone()),
         None => platform.audit().newest_checkpoint().await?,
@@ -107,7 +113,9 @@ async fn checkpoint(platform: &DatabaseService, json: bool) -> anyhow::Result<()
                    "chains": newest.size, "covered_rows": newest.covered_rows,
                    "public_key": newest.seal.map(|seal| hex::encode(seal.public_key))})
         });
-        return output::json(&json!({"made": made.is_some(), "checkpoint": shown}));
+        return output::json(
+            &json!({"made": made.is_some(), "busy": is_busy, "checkpoint": shown}),
+        );
     }
     let text = match (made, newest) {
         (Some(made), _) => format!(
@@ -122,6 +130,13 @@ async fn checkpoint(platform: &DatabaseService, json: bool) -> anyhow::Result<()
             },
             hex::encode(made.hash)
         ),
+        (None, Some(newest)) if is_busy => format!(
+            "Another instance is making a checkpoint now; the newest is still {}.",
+            newest.number
+        ),
+        (None, None) if is_busy => {
+            "Another instance is making the first checkpoint now.".to_owned()
+        }
         (None, Some(newest)) => format!("Nothing is new since checkpoint {}.", newest.number),
         (None, None) => "There is nothing yet to make a checkpoint of.".to_owned(),
     };
@@ -247,11 +262,19 @@ impl Progress for Bar {
     }
 }
 
-fn check(file: &Path, public_keys: &[String], json: bool) -> anyhow::Result<ExitCode> {
-    let trusted = public_keys
-        .iter()
-        .map(|text| public_key(text))
-        .collect::<Result<Vec<_>, _>>()?;
+fn check(
+    file: &Path,
+    public_keys: &[String],
+    anchor: Option<&Path>,
+    json: bool,
+) -> anyhow::Result<ExitCode> {
+    let demands = Demands {
+        public_keys: public_keys
+            .iter()
+            .map(|text| public_key(text))
+            .collect::<Result<_, _>>()?,
+        anchor: anchor.map(anchor::read).transpose()?,
+    };
     let mut reader: Box<dyn BufRead> = if file == Path::new("-") {
         Box::new(BufReader::new(std::io::stdin()))
     } else {
@@ -259,13 +282,13 @@ fn check(file: &Path, public_keys: &[String], json: bool) -> anyhow::Result<Exit
         Box::new(BufReader::with_capacity(1 << 20, opened?))
     };
     let bar = Bar::new(json);
-    let report = check::check(reader.as_mut(), &trusted, &bar);
+    let report = check::check(reader.as_mut(), &demands, &bar);
     bar.0.finish_and_clear();
     let report = report.map_err(|error| unreadable(file, &error))?;
     if json {
         output::json(&report)?;
     } else {
-        output::line(&shown(&report, trusted.is_empty()))?;
+        output::line(&shown(&report, demands.public_keys.is_empty()))?;
     }
     Ok(if report.clean {
         ExitCode::SUCCESS
@@ -323,6 +346,11 @@ fn shown(report: &Report, any_key: bool) -> String {
         }
         (Some(key), number) => format!("Checkpoint {number} is signed by {key}."),
     });
+    if let (Some(number), Some(later)) = (report.anchored, report.not_anchored) {
+        lines.push(format!(
+            "Anchored up to checkpoint {number}; not anchored yet: {later} checkpoints."
+        ));
+    }
     lines.push(if report.clean {
         "Everything agrees.".to_owned()
     } else {

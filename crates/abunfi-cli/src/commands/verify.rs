@@ -1,18 +1,17 @@
 //! `abunfi verify`.
 
 use std::io::{IsTerminal, Write};
-use std::path::Path;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use abunfi::audit::verify::{Anchor, Options, Progress, Report};
+use abunfi::audit::verify::{Options, Progress, Report};
 use abunfi::config::Loaded;
 use serde_json::json;
 
 use crate::args::Verify;
 use crate::failure::Misuse;
-use crate::{output, setup};
+use crate::{anchor, output, setup};
 
 /// How often a line on a terminal is written anew.
 const ON_A_TERMINAL: Duration = Duration::from_millis(500);
@@ -72,19 +71,10 @@ fn options(asked: &Verify) -> Result<Options, Misuse> {
             ))
         })?);
     }
-    options.anchor = asked.anchor.as_deref().map(read_anchor).transpose()?;
+    if let Some(file) = &asked.anchor {
+        options.anchor = Some((&anchor::read(file)?).into());
+    }
     Ok(options)
-}
-
-fn read_anchor(path: &Path) -> Result<Anchor, Misuse> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|error| Misuse(format!("{}: {error}", path.display())))?;
-    Anchor::parse(&text).ok_or_else(|| {
-        Misuse(format!(
-            "{} is no anchor: `abunfi audit anchor` writes them",
-            path.display()
-        ))
-    })
 }
 
 fn shown(report: &Report, took: Duration) -> String {

@@ -114,6 +114,82 @@ mod embedded {
     }
 
     #[test]
+    fn a_file_is_held_against_an_anchor_without_the_database() {
+        let place = Place::new();
+        with_some_rows(&place);
+        let make = |owner| {
+            assert_eq!(place.run(&["keys", "create", owner]).code, 0);
+            assert_eq!(place.run(&["audit", "checkpoint"]).code, 0);
+        };
+        let write = |command: &str, file: &str| {
+            said(&place.run(&["audit", command, "--out", file]), 0, file);
+            place.path().join(file).to_str().unwrap().to_owned()
+        };
+        make("one");
+        let early = write("export", "early.jsonl");
+        let first = write("anchor", "first.json");
+        make("two");
+        let second = write("anchor", "second.json");
+        let books = write("export", "books.jsonl");
+
+        // Elsewhere, and with a configuration that is not valid.
+        let mut elsewhere = Place::new();
+        elsewhere.set("PORT", "no port");
+        let check = |file: &str, anchor: &str, json: &'static [&'static str]| {
+            let arguments = ["audit", "check", file, "--anchor", anchor];
+            elsewhere.run(&[&arguments[..], json].concat())
+        };
+        said(
+            &check(&books, &first, &[]),
+            0,
+            "Anchored up to checkpoint 1; not anchored yet: 1 checkpoints.\nEverything agrees.",
+        );
+        let report = check(&books, &second, &["--json"]).json();
+        assert_eq!(
+            (&report["anchored"], &report["not_anchored"]),
+            (&2.into(), &0.into())
+        );
+        let root = |file: &str| {
+            let text = fs::read_to_string(file).unwrap();
+            let anchor: serde_json::Value = serde_json::from_str(&text).unwrap();
+            anchor["checkpoint"]["root"].as_str().unwrap().to_owned()
+        };
+        let named = format!(
+            "checkpoint 2: it was published, with the root {}, and is not here",
+            root(&second)
+        );
+        said(&check(&early, &second, &[]), 1, &named);
+
+        // Another platform has a checkpoint of the same number, and nothing is wrong with it.
+        let other = Place::new();
+        with_some_rows(&other);
+        assert_eq!(other.run(&["audit", "checkpoint"]).code, 0);
+        let ran = other.run(&["audit", "export"]);
+        elsewhere.write("other.jsonl", &ran.out);
+        said(
+            &elsewhere.run(&["audit", "check", "other.jsonl"]),
+            0,
+            "Everything agrees.",
+        );
+        said(
+            &check("other.jsonl", &first, &[]),
+            1,
+            "checkpoint 1: its ledger is ",
+        );
+        let edited = fs::read_to_string(&first)
+            .unwrap()
+            .replacen(&root(&first), &root(&second), 1);
+        elsewhere.write("edited.json", &edited);
+        said(
+            &check(&books, "edited.json", &[]),
+            2,
+            "edited.json is no anchor",
+        );
+        said(&check(&books, &books, &[]), 2, "books.jsonl is no anchor");
+        said(&check(&books, "missing.json", &[]), 2, "missing.json");
+    }
+
+    #[test]
     fn what_cannot_be_is_refused() {
         let place = Place::new();
         with_some_rows(&place);
@@ -163,6 +239,8 @@ mod embedded {
 }
 
 mod servers {
+    use sqlx::{Connection as _, PgConnection};
+
     use super::*;
     use crate::stores::on_postgres;
 
@@ -182,5 +260,50 @@ mod servers {
         assert_eq!(made["checkpoint"]["public_key"], serde_json::Value::Null);
         let ran = place.run(&["audit", "checkpoint"]);
         said(&ran, 0, "Nothing is new since checkpoint 1");
+    }
+
+    #[tokio::test]
+    async fn that_another_instance_makes_a_checkpoint_is_said() {
+        let name = abunfi_testkit::unique_name();
+        let place = on_postgres(&name).await;
+        assert_eq!(place.run(&["migrate"]).code, 0);
+        with_some_rows(&place);
+        let lock = || async {
+            let mut other = PgConnection::connect(&place.variable("DATABASE_URL"))
+                .await
+                .unwrap();
+            let lock = "BEGIN; SELECT * FROM checkpoint_state FOR UPDATE";
+            sqlx::raw_sql(lock).execute(&mut other).await.unwrap();
+            other
+        };
+        let other = lock().await;
+        said(
+            &place.run(&["audit", "checkpoint"]),
+            0,
+            "Another instance is making the first checkpoint now.",
+        );
+        let busy = place.run(&["audit", "checkpoint", "--json"]).json();
+        assert_eq!(
+            busy,
+            serde_json::json!({"made": false, "busy": true, "checkpoint": null})
+        );
+        other.close().await.unwrap();
+        let made = place.run(&["audit", "checkpoint", "--json"]).json();
+        assert_eq!(
+            (&made["made"], &made["busy"]),
+            (&true.into(), &false.into())
+        );
+        let other = lock().await;
+        said(
+            &place.run(&["audit", "checkpoint"]),
+            0,
+            "Another instance is making a checkpoint now; the newest is still 1.",
+        );
+        other.close().await.unwrap();
+        said(
+            &place.run(&["audit", "checkpoint"]),
+            0,
+            "Nothing is new since checkpoint 1.",
+        );
     }
 }

@@ -5,6 +5,8 @@ use std::str::FromStr as _;
 use std::sync::Arc;
 
 use abunfi::DatabaseService;
+use abunfi::audit::checkpoint::{Checkpoint, Covered};
+use abunfi::audit::format::{ANCHOR, Anchor, CheckpointLine};
 use abunfi::clock::{ManualClock, Timestamp};
 use abunfi::config::Config;
 use abunfi::context::Context;
@@ -115,11 +117,23 @@ fn what_cannot_be_asked_is_misuse() {
 #[test]
 fn an_anchor_that_the_database_does_not_have_is_a_disagreement() {
     let place = place();
-    let hash = "ab".repeat(32);
-    let anchor = format!(
-        r#"{{"format": "abunfi.anchor.v1", "checkpoint": {{"number": 3, "hash": "{hash}"}}}}"#
-    );
-    place.write("anchor.json", &anchor);
+    let covered = Covered {
+        size: 1,
+        root: [7; 32],
+        rows: 1,
+    };
+    let at = Timestamp::from_micros(0);
+    let ledger_id = "00000000-0000-4000-8000-00000000abcd".parse().unwrap();
+    let mut checkpoint = Checkpoint::next(None, ledger_id, covered, at, None);
+    checkpoint.number = 3;
+    checkpoint.hash = checkpoint.computed_hash();
+    let anchor = Anchor {
+        format: ANCHOR.to_owned(),
+        ledger_id,
+        checkpoint: CheckpointLine::from(&checkpoint),
+    };
+    let hash = hex::encode(checkpoint.hash);
+    place.write("anchor.json", &serde_json::to_string(&anchor).unwrap());
     let ran = place.run(&["verify", "--anchor", "anchor.json"]);
     assert_eq!(ran.code, 1, "{ran:?}");
     let named =

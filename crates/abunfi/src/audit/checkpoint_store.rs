@@ -78,6 +78,15 @@ pub trait CheckpointStore: Send + Sync + std::fmt::Debug {
     /// Leaves after that one (−1: from the first), ascending, at most `limit`, as they are now.
     async fn leaves(&self, after: i64, limit: u32) -> Result<Vec<LeafState>, StoreError>;
 
+    /// Leaves after the one and up to the other that no checkpoint ever gave a row, ascending, at most `limit`.
+    /// Leaf and first change are written together, so there are none unless somebody wrote them by hand.
+    async fn unused_leaves(
+        &self,
+        after: i64,
+        through: i64,
+        limit: u32,
+    ) -> Result<Vec<Leaf>, StoreError>;
+
     /// The leaves of a user's chains (or of the one that is named), by leaf, with what each held as of
     /// checkpoint `number`; those that came later are left out. The user may be
     /// [`PLATFORM`](super::PLATFORM).

@@ -420,3 +420,33 @@ pub struct Anchor {
     pub ledger_id: Uuid,
     pub checkpoint: CheckpointLine,
 }
+
+/// Why a text is no anchor.
+#[derive(Debug, thiserror::Error)]
+pub enum NoAnchor {
+    #[error("{0}")]
+    Json(#[from] serde_json::Error),
+    #[error("its format is {0:?}, not {ANCHOR:?}")]
+    Format(String),
+    #[error("its hash is not that of its content")]
+    Hash,
+}
+
+impl Anchor {
+    /// Reads what `abunfi audit anchor` writes. Its signature is not looked at: what it proves, it proves by
+    /// having been published.
+    ///
+    /// # Errors
+    /// [`NoAnchor`]: it is something else, or damaged.
+    pub fn parse(text: &str) -> Result<Self, NoAnchor> {
+        let anchor: Self = serde_json::from_str(text)?;
+        if anchor.format != ANCHOR {
+            return Err(NoAnchor::Format(anchor.format));
+        }
+        let checkpoint = anchor.checkpoint.clone().into_checkpoint(anchor.ledger_id);
+        if checkpoint.hash != checkpoint.computed_hash() {
+            return Err(NoAnchor::Hash);
+        }
+        Ok(anchor)
+    }
+}

@@ -52,6 +52,42 @@ pub struct Exported {
     pub rows: u64,
 }
 
+/// What became of making checkpoints.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "one every few minutes, never moved in bulk"
+)]
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Checkpointed {
+    /// The last one that was made; it is durable.
+    Made(Checkpoint),
+    /// The newest covers everything.
+    Nothing,
+    /// Another instance is making one now. It covers what was there when that one began to look; what came
+    /// after waits for the next.
+    Busy,
+}
+
+impl Checkpointed {
+    /// Who made some is not told that the rest is another's.
+    fn of(last: Option<Checkpoint>, is_busy: bool) -> Self {
+        match last {
+            Some(last) => Self::Made(last),
+            None if is_busy => Self::Busy,
+            None => Self::Nothing,
+        }
+    }
+
+    /// The one that was made.
+    #[must_use]
+    pub fn made(self) -> Option<Checkpoint> {
+        match self {
+            Self::Made(checkpoint) => Some(checkpoint),
+            Self::Nothing | Self::Busy => None,
+        }
+    }
+}
+
 /// Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Service {
@@ -87,12 +123,11 @@ impl Service {
         self.signer.as_ref().map(Signer::public_key)
     }
 
-    /// Makes checkpoints until nothing is left to cover: one, unless very many chains have changed. Gives the
-    /// last one made; `None`: there was nothing new, or another instance is making one now.
+    /// Makes checkpoints until nothing is left to cover: one, unless very many chains have changed.
     ///
     /// # Errors
     /// When the store is away, or what it holds makes no checkpoint.
-    pub async fn checkpoint(&self) -> Result<Option<Checkpoint>, StoreError> {
+    pub async fn checkpoint(&self) -> Result<Checkpointed, StoreError> {
         let mut last = None;
         loop {
             let attempt = self.checkpoints.make_checkpoint(
@@ -114,11 +149,12 @@ impl Service {
                     );
                     last = Some(checkpoint);
                     if !more {
-                        return Ok(last);
+                        return Ok(Checkpointed::of(last, false));
                     }
                 }
                 Attempt::Nothing { more: true } => {}
-                Attempt::Nothing { more: false } | Attempt::Busy => return Ok(last),
+                Attempt::Nothing { more: false } => return Ok(Checkpointed::of(last, false)),
+                Attempt::Busy => return Ok(Checkpointed::of(last, true)),
             }
         }
     }

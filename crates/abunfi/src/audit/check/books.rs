@@ -6,15 +6,12 @@ use std::io::{BufRead, Read as _};
 use uuid::Uuid;
 
 use super::batch::Batch;
-use super::{Kind, Report, Unreadable};
-use crate::audit::checkpoint::{Checkpoint, Leaf, LeafChange, PublicKey};
+use super::{Demands, Kind, MAX_LINE_BYTES, Report, Unreadable};
+use crate::audit::checkpoint::{Checkpoint, Leaf, LeafChange};
 use crate::audit::format::{EXPORT, Line};
 use crate::audit::merkle::Tree;
 use crate::audit::{Head, Progress};
 use crate::ids::UserId;
-
-/// A line is a few hundred bytes; what has no end is no line of an export.
-const MAX_LINE_BYTES: u64 = 1 << 20;
 
 /// What checkpoints say of chains.
 #[derive(Default)]
@@ -30,7 +27,7 @@ pub(super) struct Books<'a> {
     ledger_id: Uuid,
     since: i64,
     newest: i64,
-    trusted: &'a [PublicKey],
+    demands: &'a Demands,
     report: Report,
     checkpoints: Vec<Checkpoint>,
     leaves: Vec<Leaf>,
@@ -48,7 +45,7 @@ impl<'a> Books<'a> {
     pub(super) fn check(
         header: Line,
         file: &mut dyn BufRead,
-        trusted: &'a [PublicKey],
+        demands: &'a Demands,
         progress: &dyn Progress,
     ) -> Result<Report, Unreadable> {
         let Line::Header {
@@ -67,7 +64,7 @@ impl<'a> Books<'a> {
             ledger_id,
             since,
             newest: checkpoint,
-            trusted,
+            demands,
             report: Report::new(Kind::Export, ledger_id),
             checkpoints: Vec::new(),
             leaves: Vec::new(),
@@ -149,7 +146,7 @@ impl<'a> Books<'a> {
     }
 
     fn checkpoint(&mut self, checkpoint: Checkpoint) {
-        self.report.checkpoint(&checkpoint, self.trusted);
+        self.report.checkpoint(&checkpoint, self.demands);
         let previous = self.checkpoints.last();
         // What an incremental export follows stands by itself.
         if (previous.is_some() || self.since == 0)
@@ -270,6 +267,6 @@ impl<'a> Books<'a> {
                 format!("user {user}, chain {chain}: a checkpoint covers it, and it is not there")
             });
         }
-        self.report.finish(self.trusted)
+        self.report.finish(self.demands)
     }
 }

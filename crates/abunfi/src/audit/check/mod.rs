@@ -5,20 +5,30 @@ use std::io::{BufRead, Read};
 
 use serde::Serialize;
 
-use super::checkpoint::{Checkpoint, Leaf, PublicKey};
-use super::format::{ANCHOR, Anchor, CheckpointLine, Inclusion, Line, PROOF, Proof};
-use super::{Entry, GENESIS, Hash, Head, merkle};
+use super::checkpoint::{Checkpoint, PublicKey};
+use super::format::{Anchor, CheckpointLine, Line};
+use super::{Entry, Hash, Head};
 use crate::ids::UserId;
 
 mod batch;
 mod books;
+mod document;
 
 use books::Books;
 
 /// Findings that are kept; all are counted.
 const MAX_FINDINGS: usize = 100;
-/// A proof or an anchor is one person's; more is something else.
-const MAX_DOCUMENT_BYTES: u64 = 1 << 30;
+/// A line is a few hundred bytes; what has no end is no line of an export.
+const MAX_LINE_BYTES: u64 = 1 << 20;
+
+/// What a file must be, beyond agreeing with itself.
+#[derive(Debug, Clone, Default)]
+pub struct Demands {
+    /// Unless empty, every checkpoint must be signed by one of them.
+    pub public_keys: Vec<PublicKey>,
+    /// A checkpoint that was published: the file must hold that very one.
+    pub anchor: Option<Anchor>,
+}
 
 /// What a file turned out to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -54,9 +64,16 @@ pub struct Report {
     pub rows: u64,
     /// How many of them came after the newest checkpoint: chained, and not anchored yet.
     pub rows_not_covered: u64,
+    /// The number of the published checkpoint, if one was demanded and is there.
+    pub anchored: Option<i64>,
+    /// Checkpoints after that one.
+    pub not_anchored: Option<i64>,
     pub disagreements: u64,
     /// The first of them, in the order of the file.
     pub findings: Vec<String>,
+    /// There is a checkpoint of the published one's number.
+    #[serde(skip)]
+    has_number: bool,
 }
 
 /// Why a file cannot be checked at all.
@@ -72,43 +89,25 @@ pub enum Unreadable {
     Cut(&'static str),
 }
 
-/// Checks what is in `file`. Unless `trusted` is empty, every checkpoint must be signed by one of these keys.
-/// `progress` is told how many rows of an export have been recomputed.
+/// Checks what is in `file`, and that it is what is demanded. `progress` is told how many rows of an export
+/// have been recomputed.
 ///
 /// # Errors
 /// [`Unreadable`]. What disagrees is not an error but in the report.
 pub fn check(
     file: &mut dyn BufRead,
-    trusted: &[PublicKey],
+    demands: &Demands,
     progress: &dyn super::Progress,
 ) -> Result<Report, Unreadable> {
-    let mut first = String::new();
-    file.read_line(&mut first)?;
-    if let Ok(header @ Line::Header { .. }) = serde_json::from_str(&first) {
-        return Books::check(header, file, trusted, progress);
+    // An export's first line says what it is; a document may be a single line of any length.
+    let mut first = Vec::new();
+    (&mut *file)
+        .take(MAX_LINE_BYTES)
+        .read_until(b'\n', &mut first)?;
+    if let Ok(header @ Line::Header { .. }) = serde_json::from_slice(&first) {
+        return Books::check(header, file, demands, progress);
     }
-    file.take(MAX_DOCUMENT_BYTES).read_to_string(&mut first)?;
-    let document: serde_json::Value =
-        serde_json::from_str(&first).map_err(|_no_json| Unreadable::Unknown)?;
-    let unreadable = |error: serde_json::Error| Unreadable::Line {
-        line: u64::try_from(error.line()).unwrap_or_default(),
-        reason: error.to_string(),
-    };
-    match document.get("format").and_then(serde_json::Value::as_str) {
-        Some(PROOF) => {
-            let proof: Proof = serde_json::from_value(document).map_err(unreadable)?;
-            Ok(check_proof(proof, trusted))
-        }
-        Some(ANCHOR) => {
-            let anchor: Anchor = serde_json::from_value(document).map_err(unreadable)?;
-            let mut report = Report::new(Kind::Anchor, anchor.ledger_id);
-            report.whole_seal(&anchor.checkpoint);
-            let checkpoint = anchor.checkpoint.into_checkpoint(anchor.ledger_id);
-            report.checkpoint(&checkpoint, trusted);
-            Ok(report.finish(trusted))
-        }
-        _ => Err(Unreadable::Unknown),
-    }
+    document::check(first.as_slice().chain(file), demands, progress)
 }
 
 impl Report {
@@ -127,8 +126,11 @@ impl Report {
             chains_not_covered: 0,
             rows: 0,
             rows_not_covered: 0,
+            anchored: None,
+            not_anchored: None,
             disagreements: 0,
             findings: Vec::new(),
+            has_number: false,
         }
     }
 
@@ -147,8 +149,9 @@ impl Report {
         }
     }
 
-    /// A checkpoint by itself: hash, signature, signer.
-    fn checkpoint(&mut self, checkpoint: &Checkpoint, trusted: &[PublicKey]) {
+    /// A checkpoint by itself: hash, signature, signer; and whether it is the one that was published.
+    fn checkpoint(&mut self, checkpoint: &Checkpoint, demands: &Demands) {
+        let trusted = &demands.public_keys;
         let number = checkpoint.number;
         self.checkpoints += 1;
         self.checkpoint = number;
@@ -165,10 +168,62 @@ impl Report {
                 format!("checkpoint {number}: it is not signed by a key that is trusted")
             });
         }
+        if let Some(anchor) = &demands.anchor
+            && anchor.checkpoint.number == number
+        {
+            self.compare_anchor(checkpoint, anchor);
+        }
     }
 
-    fn finish(mut self, trusted: &[PublicKey]) -> Self {
-        if self.checkpoints == 0 && !trusted.is_empty() {
+    fn compare_anchor(&mut self, checkpoint: &Checkpoint, anchor: &Anchor) {
+        self.has_number = true;
+        let published = &anchor.checkpoint;
+        let hexadecimal = |one: Hash, other: Hash| [hex::encode(one), hex::encode(other)];
+        let (what, [is, should]) = if checkpoint.ledger_id != anchor.ledger_id {
+            let ledgers = [checkpoint.ledger_id, anchor.ledger_id];
+            ("ledger", ledgers.map(|ledger| ledger.to_string()))
+        } else if checkpoint.root != published.root.0 {
+            ("root", hexadecimal(checkpoint.root, published.root.0))
+        } else if checkpoint.hash != published.hash.0 {
+            ("hash", hexadecimal(checkpoint.hash, published.hash.0))
+        } else {
+            self.anchored = Some(checkpoint.number);
+            return;
+        };
+        let number = checkpoint.number;
+        self.found(|| {
+            format!(
+                "checkpoint {number}: its {what} is {is}, that of the published one is {should}"
+            )
+        });
+    }
+
+    /// What became of the demand that a published checkpoint is there.
+    fn finish_anchor(&mut self, anchor: &Anchor) {
+        let newest = self.checkpoint;
+        self.not_anchored = self
+            .anchored
+            .map(|number| newest.saturating_sub(number).max(0));
+        if self.has_number {
+            return;
+        }
+        let number = anchor.checkpoint.number;
+        let root = hex::encode(anchor.checkpoint.root.0);
+        let has = match (self.checkpoints, self.since.max(1)) {
+            (0, _) => "there is none".to_owned(),
+            (1, _) => format!("there is checkpoint {newest} only"),
+            (_, first) => format!("there are checkpoints {first} to {newest}"),
+        };
+        self.found(|| {
+            format!("checkpoint {number}: it was published, with the root {root}, and is not here; {has}")
+        });
+    }
+
+    fn finish(mut self, demands: &Demands) -> Self {
+        if let Some(anchor) = &demands.anchor {
+            self.finish_anchor(anchor);
+        }
+        if self.checkpoints == 0 && !demands.public_keys.is_empty() {
             self.found(|| {
                 "no checkpoint is signed by a key that is trusted: there is none".to_owned()
             });
@@ -216,84 +271,4 @@ impl Walk {
         self.at = row.at.micros();
         wrong
     }
-}
-
-fn check_proof(proof: Proof, trusted: &[PublicKey]) -> Report {
-    let mut report = Report::new(Kind::Proof, proof.ledger_id);
-    report.user_id = Some(proof.user_id);
-    report.whole_seal(&proof.checkpoint);
-    let checkpoint = proof.checkpoint.into_checkpoint(proof.ledger_id);
-    report.checkpoint(&checkpoint, trusted);
-    let user = proof.user_id;
-    for chain in proof.chains {
-        report.chains += 1;
-        report.chains_not_covered += u64::from(chain.inclusion.is_none());
-        let name = chain.chain;
-        let covered = chain
-            .inclusion
-            .as_ref()
-            .map_or(0, |inclusion| inclusion.seq);
-        if let Some(inclusion) = &chain.inclusion
-            && !is_included(user, &name, inclusion, &checkpoint)
-        {
-            report.found(|| format!("chain {name}: it is not in the checkpoint's tree"));
-        }
-        let mut walk = Walk::from(Head {
-            seq: 0,
-            hash: GENESIS,
-        });
-        for line in chain.rows {
-            let seq = line.seq;
-            let Some(row) = line.into_entry() else {
-                report.found(|| format!("chain {name}: row {seq} makes no sense"));
-                continue;
-            };
-            report.rows += 1;
-            report.rows_not_covered += u64::from(seq > covered);
-            if row.user_id != user || row.chain != name {
-                report.found(|| format!("chain {name}: row {seq} is of another chain"));
-            }
-            if let Some(wrong) = walk.step(&row) {
-                report.found(|| format!("chain {name}: {wrong}"));
-            }
-            if let Some(inclusion) = &chain.inclusion
-                && inclusion.seq == seq
-                && inclusion.hash.0 != row.hash
-            {
-                let hash = hex::encode(inclusion.hash.0);
-                report.found(|| {
-                    format!("chain {name}: the checkpoint says that row {seq} has hash {hash}")
-                });
-            }
-        }
-        if walk.head.seq < covered {
-            report.found(|| {
-                format!(
-                    "chain {name}: it ends at row {}, the checkpoint covers {covered}",
-                    walk.head.seq
-                )
-            });
-        }
-    }
-    report.finish(trusted)
-}
-
-fn is_included(user: UserId, chain: &str, inclusion: &Inclusion, checkpoint: &Checkpoint) -> bool {
-    let leaf = Leaf {
-        leaf: inclusion.leaf,
-        user_id: user,
-        chain: chain.to_owned(),
-    };
-    let hash = leaf.hash(Head {
-        seq: inclusion.seq,
-        hash: inclusion.hash.0,
-    });
-    let path: Vec<Hash> = inclusion.path.iter().map(|hash| hash.0).collect();
-    let (Ok(index), Ok(size)) = (
-        u64::try_from(inclusion.leaf),
-        u64::try_from(checkpoint.size),
-    ) else {
-        return false;
-    };
-    merkle::root_of_path(index, size, hash, &path) == Some(checkpoint.root)
 }

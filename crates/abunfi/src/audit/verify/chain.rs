@@ -137,8 +137,11 @@ impl Chain {
             let expected = format!("not before {}", Time(self.at));
             findings.add(place, "at", expected, Time(row.at));
         }
+        let is_account = self.end.as_ref().is_some_and(|end| end.amounts.is_some());
         if row.transaction_id.is_some() {
             self.amounts_after(row, kind, findings);
+        } else if is_account {
+            findings.add(place, "transaction_id", "a transaction", "nothing");
         }
         let sound = findings.count() == before;
         self.follow(row, sound);

@@ -55,6 +55,7 @@ pub(super) async fn judge(
     findings: &mut Findings,
 ) -> Result<Checkpoints, StoreError> {
     let Some(newest) = store.newest_checkpoint().await? else {
+        unused_leaves(store, (i64::MIN, i64::MAX), findings).await?;
         changes_of_none(&mut Changes::of(store), store, findings).await?;
         return Ok(without_any(options, findings));
     };
@@ -89,6 +90,36 @@ pub(super) async fn judge(
         compare_anchor(store, anchor, &mut result, findings).await?;
     }
     Ok(result)
+}
+
+/// A leaf of the tree is written with the row that it is for. One without is in no root, so the replay does not
+/// miss it; and the chain that gets its number next makes no checkpoint.
+async fn unused_leaves(
+    store: &dyn CheckpointStore,
+    (mut after, through): (i64, i64),
+    findings: &mut Findings,
+) -> Result<(), StoreError> {
+    loop {
+        let page = store.unused_leaves(after, through, ROWS).await?;
+        let Some(last) = page.last() else {
+            return Ok(());
+        };
+        after = last.leaf;
+        for Leaf {
+            leaf,
+            user_id,
+            chain,
+        } in page
+        {
+            let place = || Place::ChainLeaf {
+                leaf,
+                user_id: user_id.0,
+                chain,
+            };
+            let expected = "no leaf: no checkpoint covers a row of this chain";
+            findings.add(place, "row", expected, "a leaf");
+        }
+    }
 }
 
 /// What is left of the changes belongs to checkpoints that were made meanwhile, or to one that was deleted.
@@ -219,8 +250,14 @@ impl Replay {
             agrees: true,
         };
         let mut after = -1;
+        // The first look has those of negative numbers too, which nothing else reads.
+        let mut looked = i64::MIN;
         loop {
             let page = store.leaves(after, ROWS).await?;
+            // As many at a time as are read, so that no query takes longer the more there are.
+            let through = page.last().map_or(i64::MAX, |last| last.leaf.leaf);
+            unused_leaves(store, (looked, through), findings).await?;
+            looked = through;
             for state in &page {
                 let Leaf {
                     leaf,

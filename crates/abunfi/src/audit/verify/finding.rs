@@ -48,6 +48,12 @@ pub enum Place {
         user_id: Uuid,
         chain: String,
     },
+    /// Which leaf of the checkpoints' tree is a chain's.
+    ChainLeaf {
+        leaf: i64,
+        user_id: Uuid,
+        chain: String,
+    },
     Asset {
         asset: String,
     },
@@ -99,6 +105,13 @@ impl fmt::Display for Place {
                 chain,
             } => {
                 write!(f, "chain {chain} of {user_id} in checkpoint {number}")
+            }
+            Self::ChainLeaf {
+                leaf,
+                user_id,
+                chain,
+            } => {
+                write!(f, "leaf {leaf} of chain {chain} of {user_id}")
             }
             Self::Asset { asset } => write!(f, "asset {asset}"),
         }

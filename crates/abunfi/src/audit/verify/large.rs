@@ -120,8 +120,14 @@ pub(super) async fn judge(
         counts.not_checkpointed += u64::try_from(end.seq.saturating_sub(covered)).unwrap_or(0);
         Chain::new(user, &name, Some(end)).close(&mut findings);
     }
-    for (name, (number, seq, hash)) in &heads.named {
-        report_missing(user, name, *number, *seq, hash, &mut findings);
+    for (name, newest) in &heads.named {
+        let mut rest = Beyond::default();
+        store
+            .chain_part(user, name, i64::MIN, newest.1, &mut rest)
+            .await?;
+        for (number, seq, hash) in rest.leaves {
+            report_missing(user, name, number, seq, &hash, &mut findings);
+        }
     }
     let mut sums: BTreeMap<String, Sums> = BTreeMap::new();
     let mut from = Some(Uuid::nil());

@@ -39,7 +39,7 @@ use finding::Findings;
 use run::Found;
 
 use super::checkpoint::PublicKey;
-use super::{CheckpointStore, Hash};
+use super::{CheckpointStore, Hash, format};
 use crate::error::StoreError;
 
 /// Findings that are shown unless more are asked for.
@@ -74,21 +74,13 @@ pub struct Anchor {
     pub hash: Hash,
 }
 
-impl Anchor {
-    /// Reads the file that `abunfi audit anchor` writes; of it, which checkpoint it is. `None`: it is not
-    /// such a file.
-    #[must_use]
-    pub fn parse(text: &str) -> Option<Self> {
-        let file: serde_json::Value = serde_json::from_str(text).ok()?;
-        if file.get("format")?.as_str()? != "abunfi.anchor.v1" {
-            return None;
+/// The hash covers the ledger, the root and all else that the file says.
+impl From<&format::Anchor> for Anchor {
+    fn from(published: &format::Anchor) -> Self {
+        Self {
+            number: published.checkpoint.number,
+            hash: published.checkpoint.hash.0,
         }
-        let checkpoint = file.get("checkpoint")?;
-        let hash = hex::decode(checkpoint.get("hash")?.as_str()?).ok()?;
-        Some(Self {
-            number: checkpoint.get("number")?.as_i64()?,
-            hash: hash.try_into().ok()?,
-        })
     }
 }
 

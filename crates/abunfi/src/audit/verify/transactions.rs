@@ -183,6 +183,15 @@ impl Transactions {
                 Maybe(row.previous_status),
             );
         }
+        // Only a first row says the type, and with it from where the money came.
+        let posts = kind_of(row.action).is_some();
+        if genuine && posts != row.previous_status.is_none() {
+            let expected = match posts {
+                true => "none that posts: there is a status before",
+                false => "post_ and a type of transaction",
+            };
+            findings.add(place, "action", expected, row.action);
+        }
         let trail = known.trail.get_or_insert_with(|| Trail {
             kind: kind_of(row.action),
             amount,

@@ -130,6 +130,35 @@ impl CheckpointStore for Postgres {
             .await
     }
 
+    async fn unused_leaves(
+        &self,
+        after: i64,
+        through: i64,
+        rows: u32,
+    ) -> Result<Vec<Leaf>, StoreError> {
+        self.trail
+            .read(|connection| {
+                scoped(async move {
+                    sqlx::query(
+                        "SELECT l.user_id, l.chain, l.leaf FROM chain_leaves AS l
+                         WHERE l.leaf > $1 AND l.leaf <= $2
+                             AND NOT EXISTS (SELECT 1 FROM leaf_changes AS c
+                                 WHERE c.leaf = l.leaf AND c.leaf > $1 AND c.leaf <= $2)
+                         ORDER BY l.leaf LIMIT $3",
+                    )
+                    .bind(after)
+                    .bind(through)
+                    .bind(limit(rows))
+                    .fetch_all(connection)
+                    .await?
+                    .iter()
+                    .map(leaf)
+                    .collect()
+                })
+            })
+            .await
+    }
+
     async fn leaves_of(
         &self,
         user_id: UserId,
@@ -521,13 +550,17 @@ fn leaf_change(row: &PgRow) -> Result<LeafChange, sqlx::Error> {
     })
 }
 
+fn leaf(row: &PgRow) -> Result<Leaf, sqlx::Error> {
+    Ok(Leaf {
+        leaf: row.integer("leaf")?,
+        user_id: row.id("user_id")?,
+        chain: row.text("chain")?,
+    })
+}
+
 fn leaf_state(row: &PgRow) -> Result<LeafState, sqlx::Error> {
     Ok(LeafState {
-        leaf: Leaf {
-            leaf: row.integer("leaf")?,
-            user_id: row.id("user_id")?,
-            chain: row.text("chain")?,
-        },
+        leaf: leaf(row)?,
         head: head(row)?,
         checkpoint: row.integer("checkpoint")?,
     })

@@ -125,6 +125,32 @@ impl CheckpointStore for Sqlite {
             .await
     }
 
+    async fn unused_leaves(
+        &self,
+        after: i64,
+        through: i64,
+        limit: u32,
+    ) -> Result<Vec<Leaf>, StoreError> {
+        self.relational
+            .read(async |connection| {
+                sqlx::query(
+                    "SELECT l.user_id, l.chain, l.leaf FROM chain_leaves AS l
+                     WHERE l.leaf > ?1 AND l.leaf <= ?2
+                         AND NOT EXISTS (SELECT 1 FROM leaf_changes AS c WHERE c.leaf = l.leaf)
+                     ORDER BY l.leaf LIMIT ?3",
+                )
+                .bind(after)
+                .bind(through)
+                .bind(limit)
+                .fetch_all(connection)
+                .await?
+                .iter()
+                .map(leaf)
+                .collect()
+            })
+            .await
+    }
+
     async fn leaves_of(
         &self,
         user_id: UserId,
@@ -454,13 +480,17 @@ fn leaf_change(row: &SqliteRow) -> Result<LeafChange, sqlx::Error> {
     })
 }
 
+fn leaf(row: &SqliteRow) -> Result<Leaf, sqlx::Error> {
+    Ok(Leaf {
+        leaf: row.integer("leaf")?,
+        user_id: row.id("user_id")?,
+        chain: row.text("chain")?,
+    })
+}
+
 fn leaf_state(row: &SqliteRow) -> Result<LeafState, sqlx::Error> {
     Ok(LeafState {
-        leaf: Leaf {
-            leaf: row.integer("leaf")?,
-            user_id: row.id("user_id")?,
-            chain: row.text("chain")?,
-        },
+        leaf: leaf(row)?,
         head: head(row)?,
         checkpoint: row.integer("checkpoint")?,
     })

@@ -4,17 +4,19 @@
 use abunfi::audit::checkpoint::Signer;
 use abunfi::audit::verify::{Anchor, Options, Place};
 use abunfi::audit::{Entry, GENESIS};
+use abunfi::clock::Timestamp;
 use abunfi::ids::UserId;
 
 use super::{
     Books, assert_only, at, books, bytes, checkpoint, id, row, tamper, verify, verify_with,
 };
 use crate::support::make::{deposit, next_time};
-use crate::support::{Relational, on_every_backend};
+use crate::support::{Backend, Relational, on_every_backend};
 
 on_every_backend!(
     an_edited_root_is_found,
     an_edited_time_of_a_checkpoint_is_found,
+    a_checkpoint_that_goes_back_is_found,
     an_edited_leaf_change_is_found,
     an_edited_signature_is_found,
     another_key_is_found,
@@ -23,6 +25,7 @@ on_every_backend!(
     the_deleted_newest_checkpoint_is_found,
     newest_rows_that_were_cut_off_are_found,
     a_chain_that_was_written_anew_is_found,
+    a_chain_that_was_written_anew_and_did_not_grow_is_found,
     an_anchor_proves_what_it_covers,
     an_anchor_finds_checkpoints_that_were_cut_off,
     an_anchor_finds_checkpoints_that_were_written_anew,
@@ -62,6 +65,31 @@ async fn an_edited_time_of_a_checkpoint_is_found(stores: &Relational) {
     let report = verify(stores).await;
     at(&report, &number(1), "hash");
     assert_eq!(report.disagreements, 1, "{:#?}", report.findings);
+}
+
+/// With a good hash, as whoever makes them without a key can.
+async fn a_checkpoint_that_goes_back_is_found(stores: &Relational) {
+    two(stores).await;
+    let mut both = stores.checkpoints.checkpoints(0, 2).await.unwrap();
+    let (mut newest, first) = (both.pop().unwrap(), both.pop().unwrap());
+    newest.at = Timestamp::from_micros(first.at.micros() - 60_000_000);
+    let hash = bytes(stores, &newest.computed_hash());
+    let earlier = match stores.backend {
+        Backend::Postgres => "(SELECT at - interval '1 minute' FROM checkpoints WHERE number = 1)",
+        Backend::Sqlite => "(SELECT at - 60000000 FROM checkpoints WHERE number = 1)",
+    };
+    let sql = format!(
+        "UPDATE checkpoints SET at = {earlier}, hash = {hash}, public_key = NULL, signature = NULL
+         WHERE number = 2"
+    );
+    tamper(stores, &[sql]).await;
+    assert_only(
+        &verify(stores).await,
+        &number(2),
+        "at",
+        "more rows than the one before, not fewer chains, not earlier",
+        &newest.at.to_string(),
+    );
 }
 
 async fn an_edited_leaf_change_is_found(stores: &Relational) {
@@ -265,6 +293,15 @@ async fn write_anew(stores: &Relational, user: UserId, from: i64) -> Vec<Entry> 
 }
 
 async fn a_chain_that_was_written_anew_is_found(stores: &Relational) {
+    written_anew(stores, true).await;
+}
+
+/// Its head is where the checkpoint has it, but for the hash.
+async fn a_chain_that_was_written_anew_and_did_not_grow_is_found(stores: &Relational) {
+    written_anew(stores, false).await;
+}
+
+async fn written_anew(stores: &Relational, grows: bool) {
     let books = books(stores).await;
     write_anew(stores, books.an, 3).await;
     let report = verify(stores).await;
@@ -275,18 +312,26 @@ async fn a_chain_that_was_written_anew_is_found(stores: &Relational) {
     );
     checkpoint(stores).await;
     let covered = stores.check_chain(books.an, "VND").await.pop().unwrap();
-    stores.posted(deposit(books.an, 1)).await;
+    if grows {
+        stores.posted(deposit(books.an, 1)).await;
+    }
     let rows = write_anew(stores, books.an, 2).await;
     let now = &rows[usize::try_from(covered.seq).unwrap() - 1];
     let report = verify(stores).await;
+    let since = Options {
+        since: Some(1),
+        ..Options::default()
+    };
     let expected = format!("{}, as checkpoint 1 has it", hex::encode(covered.hash));
-    assert_only(
-        &report,
-        &row(books.an, covered.seq),
-        "hash",
-        &expected,
-        &hex::encode(now.hash),
-    );
+    for report in [report, verify_with(stores, &since).await] {
+        assert_only(
+            &report,
+            &row(books.an, covered.seq),
+            "hash",
+            &expected,
+            &hex::encode(now.hash),
+        );
+    }
 }
 
 async fn an_anchor_proves_what_it_covers(stores: &Relational) {

@@ -17,9 +17,12 @@ use crate::support::make::{
 };
 use crate::support::{Backend, Relational};
 
+mod balances;
 mod checkpointed;
 mod concurrent;
+mod forged;
 mod incremental;
+mod orphans;
 mod tampering;
 mod untouched;
 

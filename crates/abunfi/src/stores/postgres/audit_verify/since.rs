@@ -165,7 +165,14 @@ async fn changed(
          FROM (SELECT user_id, asset AS chain, version AS seq, chain_hash AS hash FROM accounts
                WHERE user_id BETWEEN $1 AND $2
                UNION ALL
-               SELECT user_id, chain, seq, hash FROM chain_heads WHERE user_id BETWEEN $1 AND $2) AS h
+               SELECT user_id, chain, seq, hash FROM chain_heads WHERE user_id BETWEEN $1 AND $2
+               UNION ALL
+               SELECT user_id, chain, 0, NULL::bytea FROM chain_leaves AS gone
+               WHERE user_id BETWEEN $1 AND $2
+                   AND NOT EXISTS (SELECT 1 FROM accounts
+                       WHERE user_id = gone.user_id AND asset = gone.chain)
+                   AND NOT EXISTS (SELECT 1 FROM chain_heads
+                       WHERE user_id = gone.user_id AND chain = gone.chain)) AS h
          LEFT JOIN chain_leaves AS l ON l.user_id = h.user_id AND l.chain = h.chain
          LEFT JOIN leaf_changes AS c ON c.leaf = l.leaf AND c.checkpoint = (
              SELECT max(checkpoint) FROM leaf_changes WHERE leaf = l.leaf AND checkpoint <= $3)

@@ -7,8 +7,9 @@ use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use abunfi::audit::check::{self, Kind, Report};
+use abunfi::audit::check::{self, Demands, Kind, Report};
 use abunfi::audit::checkpoint::Signer;
+use abunfi::audit::format::Proof;
 use abunfi::audit::{Error, Service};
 use abunfi::clock::ManualClock;
 use abunfi::context::{Actor, Context, Principal};
@@ -17,10 +18,16 @@ use abunfi::ledger::{Settlement, TransactionType};
 use abunfi::users::{KycChange, KycStatus, UserChange, UserStatus};
 use serde_json::Value;
 
+use edits::{EDITS, UNSIGNED_EDITS, flip, is_vnd, more, the};
+
 use crate::support::make::{
     Shape as _, at, context, deposit, next_time, posting, settle, submit, units, withdraw,
 };
 use crate::support::{Relational, on_every_backend};
+
+mod anchored;
+mod edits;
+mod streamed;
 
 on_every_backend!(
     an_export_agrees_with_itself_and_every_edit_is_seen,
@@ -53,7 +60,7 @@ async fn a_busy_platform(stores: &Relational, audit: &Service) -> Vec<UserId> {
     for name in ["An", "Binh", "Chi"] {
         users.push(stores.user_with(name, 100).await);
     }
-    audit.checkpoint().await.unwrap().unwrap();
+    audit.checkpoint().await.unwrap().made().unwrap();
     for user in &users {
         stores
             .posted(deposit(*user, 7).asset("USDT").shares("1.5"))
@@ -92,7 +99,7 @@ async fn a_busy_platform(stores: &Relational, audit: &Service) -> Vec<UserId> {
             .await;
         kyc(stores, *user).await;
     }
-    audit.checkpoint().await.unwrap().unwrap();
+    audit.checkpoint().await.unwrap().made().unwrap();
     stores.posted(withdraw(users[0], 1).pending()).await;
     let suspend = UserChange {
         status: Some(UserStatus::Suspended),
@@ -110,7 +117,7 @@ async fn a_busy_platform(stores: &Relational, audit: &Service) -> Vec<UserId> {
         )
         .await
         .unwrap();
-    audit.checkpoint().await.unwrap().unwrap();
+    audit.checkpoint().await.unwrap().made().unwrap();
     stores.posted(deposit(users[2], 1)).await;
     users
 }
@@ -146,12 +153,26 @@ async fn export(audit: &Service, since: i64) -> String {
 
 /// What the library says; `None`: it cannot be read.
 fn by_library(text: &str, signer: Option<&Signer>) -> Option<Report> {
-    let trusted: Vec<_> = signer.map(Signer::public_key).into_iter().collect();
-    check::check(&mut text.as_bytes(), &trusted, &()).ok()
+    let demands = Demands {
+        public_keys: signer.map(Signer::public_key).into_iter().collect(),
+        anchor: None,
+    };
+    check::check(&mut text.as_bytes(), &demands, &()).ok()
 }
 
 /// What the program says that was written from the document; `None`: it cannot be read.
 fn by_document(text: &str, signer: Option<&Signer>) -> Option<Value> {
+    run_document(text, signer, None)
+        .ok()
+        .map(|(report, _)| report)
+}
+
+/// The same, with an anchor: the report and what was printed, or why there is none.
+fn run_document(
+    text: &str,
+    signer: Option<&Signer>,
+    anchor: Option<&str>,
+) -> Result<(Value, String), String> {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("file");
     std::fs::write(&file, text).unwrap();
@@ -164,18 +185,24 @@ fn by_document(text: &str, signer: Option<&Signer>) -> Option<Value> {
     if let Some(signer) = signer {
         command.args(["--public-key", &hex::encode(signer.public_key())]);
     }
+    if let Some(anchor) = anchor {
+        let file = folder.path().join("anchor.json");
+        std::fs::write(&file, anchor).unwrap();
+        command.arg("--anchor").arg(file);
+    }
     let ran = command
         .output()
         .expect("python3 runs the independent checker; install it");
     let out = String::from_utf8(ran.stdout).unwrap();
+    let error = String::from_utf8(ran.stderr).unwrap();
     match ran.status.code() {
-        Some(2) => None,
+        Some(2) => Err(error),
         Some(code @ (0 | 1)) => {
             let report: Value = serde_json::from_str(out.lines().last().unwrap()).unwrap();
             assert_eq!(report["clean"], code == 0, "{out}");
-            Some(report)
+            Ok((report, out))
         }
-        code => panic!("{code:?}: {}", String::from_utf8_lossy(&ran.stderr)),
+        code => panic!("{code:?}: {error}"),
     }
 }
 
@@ -190,6 +217,7 @@ fn assert_clean(text: &str, signer: Option<&Signer>) -> Report {
         "checkpoints": report.checkpoints, "chains": report.chains, "rows": report.rows,
         "rows_not_covered": report.rows_not_covered,
         "chains_not_covered": report.chains_not_covered, "since": report.since,
+        "anchored": null, "not_anchored": null,
     });
     assert_eq!(other, counts);
     report
@@ -198,16 +226,22 @@ fn assert_clean(text: &str, signer: Option<&Signer>) -> Report {
 /// Neither finds it clean.
 #[track_caller]
 fn assert_seen(what: &str, text: &str) {
+    assert_eq!(content(text), [""; 0], "{what}");
+}
+
+/// Who finds it clean.
+fn content(text: &str) -> Vec<&'static str> {
     let library = by_library(text, Some(&signer()));
-    assert!(
-        library.is_none_or(|report| !report.clean),
-        "{what}: the library is content"
-    );
     let document = by_document(text, Some(&signer()));
-    assert!(
-        document.is_none_or(|report| report["clean"] == false),
-        "{what}: the document's program is content"
-    );
+    let library = library.is_some_and(|report| report.clean);
+    let document = document.is_some_and(|report| report["clean"] == true);
+    [
+        (library, "the library"),
+        (document, "the document's program"),
+    ]
+    .into_iter()
+    .filter_map(|(is_content, who)| is_content.then_some(who))
+    .collect()
 }
 
 fn lines(text: &str) -> Vec<Value> {
@@ -224,174 +258,6 @@ fn joined(mut lines: Vec<Value>) -> String {
 }
 
 type ProofEdit = (&'static str, fn(&mut Value));
-type Edit = (&'static str, fn(&mut Vec<Value>));
-
-/// The last line of that type, for which the rest holds.
-fn the<'a>(lines: &'a mut [Value], kind: &str, holds: impl Fn(&Value) -> bool) -> &'a mut Value {
-    lines
-        .iter_mut()
-        .rfind(|line| line["type"] == kind && holds(line))
-        .expect("a line of this type")
-}
-
-fn more(value: &mut Value) {
-    let micros: i64 = value.as_str().unwrap().parse().unwrap();
-    *value = (micros + 1).to_string().into();
-}
-
-fn flip(value: &mut Value) {
-    let text = value.as_str().unwrap();
-    let first = if text.starts_with('0') { "1" } else { "0" };
-    *value = format!("{first}{}", &text[1..]).into();
-}
-
-fn place(lines: &[Value], kind: &str, holds: impl Fn(&Value) -> bool) -> usize {
-    lines
-        .iter()
-        .position(|line| line["type"] == kind && holds(line))
-        .unwrap()
-}
-
-fn is_vnd(line: &Value) -> bool {
-    line["chain"] == "VND"
-}
-
-const EDITS: &[Edit] = &[
-    ("a row's amount", |l| {
-        more(&mut the(l, "row", is_vnd)["amount_micros"])
-    }),
-    ("a row's amount after", |l| {
-        more(&mut the(l, "row", is_vnd)["available_after_micros"])
-    }),
-    ("a row's time", |l| {
-        the(l, "row", is_vnd)["at_micros"] = 5.into()
-    }),
-    ("a row's actor", |l| {
-        the(l, "row", is_vnd)["actor_id"] = "somebody".into()
-    }),
-    ("a row's commitment", |l| {
-        flip(&mut the(l, "row", |r| !r["reason_commitment"].is_null())["reason_commitment"])
-    }),
-    ("a row of a user's chain", |l| {
-        the(l, "row", |r| r["chain"] == "user")["new_status"] = "rejected".into()
-    }),
-    ("a row of the platform", |l| {
-        the(l, "row", |r| r["chain"] == "asset:USDT")["amount_micros"] = "5".into()
-    }),
-    ("a row's hash", |l| flip(&mut the(l, "row", is_vnd)["hash"])),
-    ("a deleted row", |l| {
-        l.remove(place(l, "row", |r| is_vnd(r) && r["seq"] == 2));
-    }),
-    ("a deleted last row", |l| {
-        let row = the(l, "row", is_vnd).clone();
-        l.retain(|line| *line != row);
-    }),
-    ("an inserted row", |l| {
-        let row = place(l, "row", is_vnd);
-        l.insert(row, l[row].clone());
-    }),
-    ("swapped rows", |l| {
-        let row = place(l, "row", |r| is_vnd(r) && r["seq"] == 2);
-        l.swap(row, row + 1);
-    }),
-    ("a balance", |l| {
-        more(&mut the(l, "account", is_vnd)["available_micros"])
-    }),
-    ("a hold", |l| {
-        more(&mut the(l, "account", is_vnd)["locked_micros"])
-    }),
-    ("shares", |l| {
-        more(&mut the(l, "account", is_vnd)["shares_micros"])
-    }),
-    ("a total", |l| {
-        more(&mut the(l, "account", is_vnd)["deposited_micros"])
-    }),
-    ("a head", |l| flip(&mut the(l, "account", is_vnd)["hash"])),
-    ("a shorter chain", |l| {
-        let seq = &mut the(l, "account", |a| a["chain"] == "USDT")["seq"];
-        *seq = (seq.as_i64().unwrap() - 1).into();
-    }),
-    ("a transaction's amount", |l| {
-        more(&mut the(l, "transaction", |_| true)["amount_micros"])
-    }),
-    ("a transaction's type", |l| {
-        the(l, "transaction", |t| t["kind"] == "deposit")["kind"] = "referral_bonus".into()
-    }),
-    ("a transaction's status", |l| {
-        the(l, "transaction", |t| t["status"] == "confirmed")["status"] = "failed".into()
-    }),
-    ("a deleted transaction", |l| {
-        l.remove(place(l, "transaction", |_| true));
-    }),
-    ("an entry's amount", |l| {
-        more(&mut the(l, "entry", |_| true)["amount_micros"])
-    }),
-    ("an entry's account", |l| {
-        the(l, "entry", |e| e["account"] == "yield")["account"] = "custody".into()
-    }),
-    ("a deleted entry", |l| {
-        l.remove(place(l, "entry", |_| true));
-    }),
-    ("a checkpoint's root", |l| {
-        flip(&mut the(l, "checkpoint", |c| c["number"] == 1)["root"])
-    }),
-    ("a checkpoint's time", |l| {
-        the(l, "checkpoint", |_| true)["at_micros"] = 5.into()
-    }),
-    ("a checkpoint's signature", |l| {
-        flip(&mut the(l, "checkpoint", |_| true)["signature"])
-    }),
-    ("a checkpoint without its signature", |l| {
-        let line = the(l, "checkpoint", |_| true);
-        (line["signature"], line["public_key"]) = (Value::Null, Value::Null);
-    }),
-    ("a deleted checkpoint", |l| {
-        l.remove(place(l, "checkpoint", |c| c["number"] == 2));
-    }),
-    ("the newest checkpoint deleted", |l| {
-        l.remove(place(l, "checkpoint", |c| c["number"] == 3));
-    }),
-    ("all checkpoints stripped", |l| {
-        l.retain(|line| {
-            !["checkpoint", "leaf", "change"].contains(&line["type"].as_str().unwrap())
-        });
-        the(l, "header", |_| true)["checkpoint"] = 0.into();
-    }),
-    ("a header that leaves out the sums", |l| {
-        the(l, "header", |_| true)["since"] = 1.into();
-        more(&mut the(l, "account", is_vnd)["deposited_micros"]);
-        l.remove(place(l, "checkpoint", |c| c["number"] == 1));
-    }),
-    ("fees", |l| {
-        more(&mut the(l, "account", is_vnd)["fees_micros"])
-    }),
-    ("an account twice", |l| {
-        let account = place(l, "account", is_vnd);
-        l.insert(account, l[account].clone());
-    }),
-    ("users once more in another batch", |l| {
-        let end = l.len() - 1;
-        let batch = place(l, "batch", |_| true);
-        let again: Vec<Value> = l[batch..end].to_vec();
-        l.splice(end..end, again);
-    }),
-    ("half a signature", |l| {
-        the(l, "checkpoint", |_| true)["public_key"] = Value::Null
-    }),
-    ("what a leaf held", |l| {
-        flip(&mut the(l, "change", |_| true)["hash"])
-    }),
-    ("another leaf's owner", |l| {
-        let name = &mut the(l, "leaf", is_vnd)["chain"];
-        *name = "EUR".into();
-    }),
-    ("a change deleted", |l| {
-        l.remove(place(l, "change", |_| true));
-    }),
-    ("a whole chain deleted", |l| {
-        l.retain(|line| line["chain"] != "USDT" || line["type"] == "leaf")
-    }),
-];
 
 async fn an_export_agrees_with_itself_and_every_edit_is_seen(stores: &Relational) {
     let audit = service(stores, Some(signer()));
@@ -407,12 +273,25 @@ async fn an_export_agrees_with_itself_and_every_edit_is_seen(stores: &Relational
     assert_eq!(report.rows_not_covered, 1, "the last deposit");
     assert_eq!(report.signed_by, Some(hex::encode(signer().public_key())));
 
+    let mut unseen = Vec::new();
     for (what, edit) in EDITS {
         let mut edited = lines(&text);
         edit(&mut edited);
         assert_ne!(edited, lines(&text), "{what}");
-        assert_seen(what, &joined(edited));
+        let who = content(&joined(edited));
+        unseen.extend(who.into_iter().map(|who| format!("{what}: by {who}")));
     }
+    for (what, edit) in UNSIGNED_EDITS {
+        let mut edited = lines(&text);
+        edit(&mut edited);
+        let edited = joined(edited);
+        let library = by_library(&edited, None).unwrap();
+        let document = by_document(&edited, None).unwrap();
+        if library.clean || document["clean"] == true {
+            unseen.push(format!("{what}: by {:?}, {document}", library.findings));
+        }
+    }
+    assert_eq!(unseen, [""; 0]);
     let all: Vec<_> = text.lines().collect();
     assert_seen("the end cut off", &all[..all.len() - 1].join("\n"));
     let another = Signer::of_seed(&[5; 32]);
@@ -429,7 +308,7 @@ async fn an_export_after_a_checkpoint_holds_what_came_later(stores: &Relational)
     a_busy_platform(stores, &audit).await;
     // A chain that the checkpoint did not know.
     stores.user_with("Dung", 4).await;
-    audit.checkpoint().await.unwrap().unwrap();
+    audit.checkpoint().await.unwrap().made().unwrap();
     let all = stores.raw.number("SELECT count(*) FROM audit").await;
     for since in 1..=4 {
         let text = export(&audit, since).await;
@@ -552,7 +431,9 @@ async fn a_proof_agrees_with_itself_and_every_edit_is_seen(stores: &Relational) 
     for (what, edit) in edits {
         let mut edited = whole.clone();
         edit(&mut edited);
-        assert_seen(what, &edited.to_string());
+        // Members in their order, which a `Value` does not keep.
+        let edited: Proof = serde_json::from_value(edited).unwrap();
+        assert_seen(what, &serde_json::to_string(&edited).unwrap());
     }
 }
 
@@ -608,7 +489,7 @@ async fn erasing_leaves_everything_verifiable_and_is_said_once(stores: &Relation
     ));
 
     stores.check_books().await;
-    audit.checkpoint().await.unwrap().unwrap();
+    audit.checkpoint().await.unwrap().made().unwrap();
     assert_clean(&export(&audit, 0).await, Some(&signer()));
     let proof = audit.prove(users[0]).await.unwrap();
     assert_clean(&serde_json::to_string(&proof).unwrap(), Some(&signer()));
