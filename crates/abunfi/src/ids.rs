@@ -70,6 +70,13 @@ id!(
 );
 
 impl TransactionId {
+    /// The same random bits, made at `at`.
+    #[must_use]
+    pub(crate) fn made(self, at: Timestamp) -> Self {
+        let [_, _, _, _, _, _, rest @ ..] = self.0.into_bytes();
+        Self(uuid_v7_with(at, rest))
+    }
+
     /// Not above any that is made at `at` or later, and above all that were made before.
     pub(crate) fn earliest(at: Timestamp) -> Self {
         Self(uuid_v7_with(at, [0; 10]))
@@ -119,6 +126,12 @@ mod tests {
             let (id, later) = (TransactionId::new(now), TransactionId::new(next));
             assert!(id < later, "{micros}");
             assert!(TransactionId::earliest(now) <= id, "{micros}");
+            assert_eq!(
+                (id.made(now), id.made(next).made(now)),
+                (id, id),
+                "{micros}"
+            );
+            assert!(id.made(next) >= TransactionId::earliest(next), "{micros}");
             assert!(id < TransactionId::earliest(next), "{micros}");
             assert_eq!(
                 (id.0.get_version_num(), id.0.get_variant()),

@@ -244,7 +244,7 @@ pub trait Store: Send + Sync + std::fmt::Debug {
         id: TransactionId,
     ) -> Result<Option<Transaction>, StoreError>;
 
-    /// Newest first, by `(created_at, id)` descending; the cursor is that pair of the last row.
+    /// Newest first, by id, which is by `created_at`; the cursor is the id of the last row.
     /// `None`: there is no such user.
     async fn transactions(
         &self,

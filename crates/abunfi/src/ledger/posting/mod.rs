@@ -488,6 +488,8 @@ impl Books {
         let at = command.at.max(account.head_at);
         let mut transaction = request.clone();
         transaction.created_at = at;
+        // Lists are in the order of ids.
+        transaction.id = transaction.id.made(at);
         let confirmed = transaction.status == TransactionStatus::Confirmed;
         match (transaction.kind, confirmed) {
             (TransactionType::Withdraw, true) => account.withdraw(&transaction)?,

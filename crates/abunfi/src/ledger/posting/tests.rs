@@ -20,7 +20,8 @@ fn vnd() -> Asset {
 }
 
 fn id(n: u128) -> TransactionId {
-    TransactionId(uuid::Uuid::from_u128(n))
+    let made = Timestamp::from_micros(i64::try_from(n).unwrap());
+    TransactionId(uuid::Uuid::from_u128(n)).made(made)
 }
 
 fn books(owner: UserStatus) -> Books {
@@ -288,6 +289,12 @@ fn time_never_runs_backwards_within_a_chain() {
     decided(&mut books, &post(9, Deposit, Confirmed, amount("1"))).unwrap();
     let late = decided(&mut books, &post(3, Deposit, Confirmed, amount("1"))).unwrap();
     assert_eq!(late.transaction.created_at, Timestamp::from_micros(9));
+    let id = late.transaction.id;
+    assert_eq!(
+        id,
+        id.made(Timestamp::from_micros(9)),
+        "nor within the lists"
+    );
 }
 
 /// Any command over a few transactions.

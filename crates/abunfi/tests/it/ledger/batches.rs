@@ -146,10 +146,12 @@ async fn one_key_twice_in_a_slice_is_done_once(stores: &Relational) {
 
 async fn a_slice_may_settle_what_it_posts(stores: &Relational) {
     let user = stores.user("An").await.id;
+    // In this order: an id says when its transaction is done, and that is never before the one before it.
+    let deposit = deposit(user, 10);
     let hold = withdraw(user, 4).pending();
     let id = transaction_of(&hold).id;
     let commands = [
-        deposit(user, 10),
+        deposit,
         hold,
         submit(user, id),
         settle(user, id, Settlement::Confirm),
@@ -266,12 +268,13 @@ async fn an_atomic_batch_is_all_or_nothing(stores: &Relational) {
 
 async fn an_atomic_batch_sees_its_own_effects(stores: &Relational) {
     let user = stores.user("An").await.id;
+    let deposit = deposit(user, 5);
     let hold = withdraw(user, 5).pending();
     let id = transaction_of(&hold).id;
     let batch = atomic(
         None,
         vec![
-            deposit(user, 5),
+            deposit,
             hold,
             settle(user, id, Settlement::Cancel),
             withdraw(user, 5),

@@ -306,6 +306,7 @@ async fn an_answer_that_is_put_together_again_has_the_same_bytes(stores: &Relati
             transaction.metadata = json!({"a": [1.5, 1e300, -0.0, null], "b": {"": "\u{7f}"}});
         })
     };
+    let at_once = full(false, 1).key("at once", 1);
     let hold = full(true, 2).key("hold", 1);
     let id = transaction_of(&hold).id;
     let confirm = settle(user, id, Settlement::Confirm)
@@ -313,7 +314,7 @@ async fn an_answer_that_is_put_together_again_has_the_same_bytes(stores: &Relati
         .key("confirm", 1);
     let refused = withdraw(user, 1_000).key("refused", 1);
     let mut first = Vec::new();
-    for command in [full(false, 1).key("at once", 1), hold, confirm, refused] {
+    for command in [at_once, hold, confirm, refused] {
         first.push((command.clone(), stores.post(command).await.unwrap()));
     }
     stores.posted(deposit(user, 5)).await;
