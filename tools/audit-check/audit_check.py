@@ -660,7 +660,7 @@ def read_anchor(name):
     return anchor
 
 
-UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError)
+UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)
 
 
 def main(arguments):

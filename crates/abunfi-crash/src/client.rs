@@ -155,10 +155,11 @@ impl Client {
                 operations::batch(random, key, users, true, items)
             }
             31..36 if self.sends_large => {
-                // Parts enough for a kill between two of them to leave some done and some not.
+                // More than one part, which one user's items in one lane are: a kill between them leaves some
+                // done and some not.
                 let more = 1 + random.index(MAX_BATCH_ITEMS - COMMIT_CHUNK);
                 let items = COMMIT_CHUNK + more;
-                operations::batch(random, key, users, false, items)
+                operations::batch(random, key, std::slice::from_ref(&user), false, items)
             }
             31..36 => {
                 let mut items = usize::try_from(random.between(2, 14)).unwrap_or(2);

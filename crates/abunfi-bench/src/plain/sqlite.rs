@@ -24,7 +24,7 @@ impl Pool {
             .filename(path)
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Full)
-            .pragma("wal_autocheckpoint", "16384")
+            .pragma("wal_autocheckpoint", "16288")
             .pragma("cache_size", "-65536")
             .pragma("temp_store", "MEMORY")
             .foreign_keys(true)

@@ -96,7 +96,8 @@ fn is_request_for_withdrawal(body: &Value) -> bool {
 /// Post many transactions
 ///
 /// `atomic`: all or none. Otherwise faulty items fail alone, and each item commits with its own part of the
-/// key, so that a retry finishes what is missing.
+/// key, so that a retry finishes what is missing: an item with `store_unavailable`, `overloaded` or `outcome_unknown`
+/// was not done, or may not have been, while others were; send the whole batch again with the same key.
 #[utoipa::path(post, path = "/api/v1/transactions/batch", tag = "transactions",
     params(params::IdempotencyKeyHeader),
     request_body = schemas::Batch,

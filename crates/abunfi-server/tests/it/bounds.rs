@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use abunfi::ids::UserId;
-use abunfi::ledger::{Error, PostRequest, TransactionType};
+use abunfi::ledger::{BatchRequest, COMMIT_CHUNK, Error, PostRequest, RequestKey, TransactionType};
 use abunfi::money::Amount;
 use abunfi::{Config, Context, StoreError};
 use futures::FutureExt;
@@ -22,7 +22,9 @@ with_config!(patient, |config| {
     config.sqlite.deadline_ms = 20_000;
 }; a_full_queue_turns_away_at_once_and_does_what_it_accepted,
    one_busy_account_does_not_starve_another,
-   a_caller_that_hangs_up_does_not_stop_its_posting);
+   a_caller_that_hangs_up_does_not_stop_its_posting,
+   a_caller_that_hangs_up_does_not_stop_its_batch,
+   a_posting_inside_a_transaction_is_refused_at_once);
 
 /// Postings of one account, past what may wait of one and is in work.
 const FLOOD: usize = 1_500;
@@ -99,6 +101,7 @@ async fn settle(mut calls: JoinSet<Result<(), Error>>, ended: &AtomicUsize) -> (
 async fn a_full_queue_turns_away_at_once_and_does_what_it_accepted(server: &TestServer) {
     let user = server.user().await;
     let release = hold_up(server, &user).await;
+    let flooded = Instant::now();
     let mut calls = flood(server, &user, FLOOD);
     let mut turned_away = 0;
     // Those that are turned away end while the others are held up.
@@ -131,6 +134,11 @@ async fn a_full_queue_turns_away_at_once_and_does_what_it_accepted(server: &Test
         done + late,
         accepted,
         "what was accepted is done, or said not to be"
+    );
+    // Five seconds are as long as a posting may wait.
+    assert!(
+        late == 0 || flooded.elapsed() > Duration::from_secs(5),
+        "{late} were turned away that had not waited long"
     );
     assert_eq!(server.available(&user).await, done.to_string());
     // And the key of the one that was turned away is free.
@@ -209,6 +217,65 @@ async fn a_caller_that_hangs_up_does_not_stop_its_posting(server: &TestServer) {
         .await;
     assert_eq!(again.header("idempotent-replayed"), Some("true"));
     assert_eq!(server.available(&user).await, "7");
+}
+
+async fn a_caller_that_hangs_up_does_not_stop_its_batch(server: &TestServer) {
+    let user = server.user().await;
+    // One item more than is committed together.
+    let items = COMMIT_CHUNK + 1;
+    let item = json!({"user_id": user, "type": "deposit", "amount": "1"});
+    let body = json!({"atomic": false, "transactions": vec![item; items]});
+    let release = hold_up(server, &user).await;
+    let batch = server.post("transactions/batch").key("hung-up").json(&body);
+    let hung_up = tokio::time::timeout(Duration::from_secs(2), batch.send());
+    assert!(
+        hung_up.await.is_err(),
+        "it is held up, and its caller leaves"
+    );
+    drop(release);
+    // Not asked again: the second part is done by itself, too.
+    let end = Instant::now() + Duration::from_secs(20);
+    while server.available(&user).await != items.to_string() {
+        assert!(Instant::now() < end, "the batch went with its caller");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let batch = server.post("transactions/batch").key("hung-up").json(&body);
+    let again = batch.expect(200).await;
+    assert_eq!(again.header("idempotent-replayed"), Some("true"));
+    assert_eq!(server.available(&user).await, items.to_string());
+}
+
+/// It would wait for a second connection, and perhaps for rows that its own caller has locked.
+async fn a_posting_inside_a_transaction_is_refused_at_once(server: &TestServer) {
+    let user: UserId = server.user().await.parse().unwrap();
+    let platform = server.platform.clone();
+    let inside = server.platform.execute_transaction(|_transaction| {
+        let platform = platform.clone();
+        async move {
+            let ctx = Context::system("inside");
+            let one = || PostRequest::new(TransactionType::Deposit, Amount::parse("1").unwrap());
+            let posted = platform.ledger().post(&ctx, user, one(), None).await;
+            let is_refused =
+                |error: &Error| matches!(error, Error::Store(StoreError::InsideTransaction { .. }));
+            assert!(posted.is_err_and(|error| is_refused(&error)));
+            for atomic in [true, false] {
+                let request = BatchRequest {
+                    atomic,
+                    items: vec![Ok((user, one()))],
+                };
+                let key = RequestKey {
+                    key: "inside".to_owned(),
+                    fingerprint: [0; 32],
+                };
+                let posted = platform.ledger().batch(&ctx, request, key).await;
+                assert!(posted.is_err_and(|error| is_refused(&error)));
+            }
+            Ok(())
+        }
+        .boxed()
+    });
+    inside.await.unwrap();
+    assert_eq!(server.available(&user.to_string()).await, "0");
 }
 
 /// A stop finishes what was accepted, and a later start finds it.

@@ -24,7 +24,7 @@ use crate::error::StoreError;
 use crate::outbox::Promises;
 
 /// How long a caller waits for another caller's load in this process before it loads by itself.
-const FOLLOW_PATIENCE: Duration = Duration::from_secs(2);
+pub(super) const FOLLOW_PATIENCE: Duration = Duration::from_secs(2);
 /// How long a read waits for L2: beyond it the authority is the faster one.
 const L2_PATIENCE: Duration = Duration::from_millis(100);
 /// Kept promises that wait to be deleted at most; what is beyond them the relay finds and deletes.

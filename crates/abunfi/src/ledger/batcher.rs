@@ -81,7 +81,12 @@ impl Batcher {
     /// # Errors
     /// [`StoreError::Overloaded`] at once when the queue is full; else what the commit said.
     pub(super) async fn submit(&self, command: Command) -> Result<Outcome, Error> {
-        let Some(shard) = self.shards.get(self.shard_of(command.user_id)) else {
+        let index =
+            self.hasher.hash_one(command.user_id) % u64::try_from(self.shards.len()).unwrap_or(1);
+        let shard = usize::try_from(index)
+            .ok()
+            .and_then(|index| self.shards.get(index));
+        let Some(shard) = shard else {
             return Err(overloaded("no shard serves the account").into());
         };
         let (answer, answered) = oneshot::channel();
@@ -98,12 +103,6 @@ impl Batcher {
             }
             .into())
         })
-    }
-
-    /// Which shard serves a user: the same one as long as the process runs.
-    pub(super) fn shard_of(&self, user: UserId) -> usize {
-        let shards = u64::try_from(self.shards.len()).unwrap_or(1);
-        usize::try_from(self.hasher.hash_one(user) % shards).unwrap_or(0)
     }
 
     /// How many postings wait now.
@@ -244,9 +243,7 @@ async fn commit_and_answer(batch: Vec<Job>, commit: &Arc<Commit>) {
                     answer(caller, result);
                 }
             }
-            Err(StoreError::Unexpected { .. } | StoreError::Conflict { .. })
-                if answers.len() > 1 =>
-            {
+            Err(error) if is_of_one_item(&error) && answers.len() > 1 => {
                 let second = answers.split_off(answers.len() / 2);
                 let (before, after) = commands.split_at(answers.len());
                 todo.push((after.into(), second));
@@ -266,7 +263,15 @@ fn answer(caller: Answer, result: Result<Outcome, Error>) {
     drop(caller.send(result));
 }
 
-fn overloaded(reason: &str) -> StoreError {
+/// Whether one of several commands may be what the store stumbles over. Certainly none was done.
+pub(super) const fn is_of_one_item(error: &StoreError) -> bool {
+    matches!(
+        error,
+        StoreError::Unexpected { .. } | StoreError::Conflict { .. }
+    )
+}
+
+pub(super) fn overloaded(reason: &str) -> StoreError {
     StoreError::Overloaded {
         store: StoreKind::Relational,
         reason: reason.to_owned(),

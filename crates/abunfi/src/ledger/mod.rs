@@ -1,7 +1,7 @@
 //! The money: balances, transactions, entries.
 //!
 //! Read in this order: the types here, [`posting`] (the rules, pure), [`Store`] (what one atomic unit
-//! is), `batcher` (group commit), [`Service`] (what callers use).
+//! is), `batcher` (group commit), `lanes` (large batches), [`Service`] (what callers use).
 //!
 //! Invariant: a balance changes only together with a transaction, its entries and an audit row, in one
 //! relational transaction, decided from the locked account row.
@@ -14,18 +14,19 @@ use crate::money::{Amount, Decimal18, SignedSum};
 
 mod batcher;
 mod error;
+mod lanes;
 pub mod posting;
 mod request;
 mod service;
 mod store;
 
 pub use error::{Error, Refusal, Stage};
+pub use lanes::COMMIT_CHUNK;
 pub use request::{
     MAX_METADATA_BYTES, MAX_REASON_CHARS, MAX_REFERENCE_CHARS, PostRequest, SendOut, SettleRequest,
 };
 pub use service::{
-    BatchAnswer, BatchRequest, COMMIT_CHUNK, ItemResult, MAX_BATCH_ITEMS, RequestKey, Service,
-    asset_tag,
+    BatchAnswer, BatchRequest, ItemResult, MAX_BATCH_ITEMS, RequestKey, Service, asset_tag,
 };
 pub use store::{
     Action, AtomicBatch, BatchClaim, BatchKey, BatchOutcome, Command, Details, Idempotency,

@@ -1,14 +1,14 @@
 //! What callers use of the ledger.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::FutureExt;
-use futures::future::join_all;
 use tokio::sync::watch;
 
 use super::batcher::{Batcher, Commit, Committed};
+use super::lanes::Lanes;
 use super::request::{PostRequest, SendOut, SettleRequest};
 use super::{
     Action, Asset, AssetInfo, AtomicBatch, Balance, BatchClaim, BatchKey, Command, Error,
@@ -22,19 +22,16 @@ use crate::context::Context;
 use crate::documents::Expected;
 use crate::documents::canonical::canonical_json;
 use crate::documents::parse::parse_json;
-use crate::error::StoreError;
+use crate::error::{StoreError, StoreKind};
 use crate::faults::{self, Point};
 use crate::ids::{TransactionId, UserId, random_bytes};
 use crate::money::Amount;
 use crate::outbox;
+use crate::transaction::guard;
 use crate::validation::{FaultCode, Faults};
 
 /// Items of one batch, so that its rows stay locked for a moment only.
 pub const MAX_BATCH_ITEMS: usize = 1_000;
-/// Items of one lane of a batch that is not atomic that are committed together: a crash loses at most this
-/// many of each lane, which the retry then does. A commit costs a round trip to the disk; a part this large
-/// keeps its rows locked for some thirty milliseconds.
-pub const COMMIT_CHUNK: usize = 600;
 /// How long a request waits for an earlier one with the same key that still runs.
 const DUPLICATE_WAIT: Duration = Duration::from_secs(5);
 /// Statistics look back over this many days: six months.
@@ -86,6 +83,7 @@ pub struct Service {
     clock: SharedClock,
     default_asset: Asset,
     batcher: Batcher,
+    lanes: Lanes,
     running: Running,
 }
 
@@ -113,6 +111,7 @@ impl Service {
             clock,
             default_asset,
             batcher,
+            lanes: Lanes::new(shards, commit),
             running: Running::default(),
         }
     }
@@ -150,7 +149,8 @@ impl Service {
     }
 
     /// The command of a posting, checked, for
-    /// [`update_user_balance`](crate::transaction::Transaction::update_user_balance) inside a transaction.
+    /// [`update_user_balance`](crate::transaction::Transaction::update_user_balance) inside a transaction. The
+    /// id in it may not be the one that counts: an account's time never runs backwards, and ids follow it.
     ///
     /// # Errors
     /// [`Error::Invalid`].
@@ -217,7 +217,8 @@ impl Service {
     }
 
     /// 1 to [`MAX_BATCH_ITEMS`] postings. Atomic: all, or the first that failed. Not atomic: each by itself,
-    /// committed with its own part of the key, so that a retry after a crash finishes what is missing.
+    /// committed with its own part of the key, so that a retry after a crash finishes what is missing. A caller
+    /// that goes away does not stop it.
     ///
     /// # Errors
     /// [`Error::Invalid`] for the number of items, and for a faulty item of an atomic batch;
@@ -228,6 +229,7 @@ impl Service {
         request: BatchRequest,
         key: RequestKey,
     ) -> Result<BatchAnswer, Error> {
+        guard::outside(StoreKind::Relational)?;
         check_size(request.items.len()).map_err(Error::Invalid)?;
         let now = self.clock.now();
         let batch_key = BatchKey {
@@ -236,16 +238,22 @@ impl Service {
             fingerprint: key.fingerprint,
             at: now,
         };
-        let _running = self
+        let running = self
             .running
             .enter(format!("batch\0{}\0{}", ctx.principal.as_str(), key.key))
             .await?;
-        if request.atomic {
-            self.atomic_batch(ctx, request, batch_key, now).await
-        } else {
-            self.itemwise_batch(ctx, request, batch_key, &key, now)
-                .await
-        }
+        let (service, ctx) = (self.clone(), ctx.clone());
+        uncancelled(async move {
+            let _running = running;
+            if request.atomic {
+                service.atomic_batch(&ctx, request, batch_key, now).await
+            } else {
+                service
+                    .itemwise_batch(&ctx, request, batch_key, &key, now)
+                    .await
+            }
+        })
+        .await?
     }
 
     async fn atomic_batch(
@@ -273,23 +281,19 @@ impl Service {
             request_id: ctx.request_id.clone(),
             commands,
         };
-        let (store, cache) = (Arc::clone(&self.store), self.cache.clone());
-        let outcome = uncancelled(async move {
-            let (outcome, promises) = outbox::collecting(store.post_atomic(&batch)).await;
-            match &outcome {
-                Ok(_) => {
-                    faults::reach(Point::AfterCommit);
-                    cache.keep(&tags_of(&batch.commands), promises).await;
-                }
-                // It may be committed yet: its promise stays for those who see it then.
-                Err(Error::Store(StoreError::OutcomeUnknown { .. })) => {
-                    cache.invalidate(&[], &tags_of(&batch.commands)).await;
-                }
-                Err(_) => {}
+        let (outcome, promises) = outbox::collecting(self.store.post_atomic(&batch)).await;
+        match &outcome {
+            Ok(_) => {
+                faults::reach(Point::AfterCommit);
+                self.cache.keep(&tags_of(&batch.commands), promises).await;
             }
-            outcome
-        })
-        .await??;
+            // It may be committed yet: its promise stays for those who see it then.
+            Err(Error::Store(StoreError::OutcomeUnknown { .. })) => {
+                self.cache.invalidate(&[], &tags_of(&batch.commands)).await;
+            }
+            Err(_) => {}
+        }
+        let outcome = outcome?;
         match outcome.result {
             Ok(posted) => Ok(BatchAnswer {
                 request_id: outcome.request_id,
@@ -337,7 +341,7 @@ impl Service {
                 Err(faults) => results.push(Some(ItemResult::Invalid(faults))),
             }
         }
-        let outcomes = self.post_in_lanes(commands).await?;
+        let outcomes = self.lanes.post(commands).await?;
         // What stores nothing (a faulty item, a time that has passed, a user who is not there) is found anew each time, and with the
         // same words: so a batch is replayed when it was claimed before and nothing was done now.
         let replayed = is_again && outcomes.iter().all(did_nothing);
@@ -353,71 +357,9 @@ impl Service {
         })
     }
 
-    /// Posts the items in lanes side by side: a user's items are all in one lane, as single postings are
-    /// spread, so that they keep their order and no lane waits for another's rows. While the commit of one
-    /// is flushed, the next of another is made.
-    ///
-    /// When a part fails as a whole, its items and those after it in its lane are answered as failed: what was
-    /// committed stays, and the retry finishes the rest. When nothing was committed, that is the error.
-    async fn post_in_lanes(
-        &self,
-        commands: Vec<Command>,
-    ) -> Result<Vec<Result<Outcome, Error>>, Error> {
-        let mut outcomes: Vec<_> = commands.iter().map(|_| None).collect();
-        let mut lanes: BTreeMap<usize, (Vec<usize>, Vec<Command>)> = BTreeMap::new();
-        for (place, command) in commands.into_iter().enumerate() {
-            let lane = self.batcher.shard_of(command.user_id);
-            let (places, commands) = lanes.entry(lane).or_default();
-            places.push(place);
-            commands.push(command);
-        }
-        let lanes = lanes.into_values();
-        let lanes = join_all(lanes.map(async |(places, commands)| {
-            let (posted, stopped) = self.post_in_parts(commands).await;
-            (places, posted, stopped)
-        }))
-        .await;
-        if lanes.iter().all(|(_, posted, _)| posted.is_empty()) {
-            let stopped = lanes.iter().filter_map(|(_, _, stopped)| stopped.as_ref());
-            // Of two errors the one that leaves more open.
-            let is_unknown =
-                |error: &&StoreError| matches!(error, StoreError::OutcomeUnknown { .. });
-            if let Some(error) = stopped.max_by_key(is_unknown) {
-                return Err(error.clone().into());
-            }
-        }
-        for (places, posted, stopped) in lanes {
-            let rest = std::iter::repeat(stopped).map_while(|error| Some(Err(error?.into())));
-            for (place, outcome) in places.into_iter().zip(posted.into_iter().chain(rest)) {
-                if let Some(slot) = outcomes.get_mut(place) {
-                    *slot = Some(outcome);
-                }
-            }
-        }
-        Ok(outcomes.into_iter().flatten().collect())
-    }
-
-    /// Posts one lane part by part: what was posted, and what it stopped at.
-    async fn post_in_parts(
-        &self,
-        commands: Vec<Command>,
-    ) -> (Vec<Result<Outcome, Error>>, Option<StoreError>) {
-        let all = commands.len();
-        let mut outcomes = Vec::with_capacity(all);
-        let mut commands = commands.into_iter();
-        while outcomes.len() < all {
-            faults::reach(Point::BetweenChunks);
-            let part = commands.by_ref().take(COMMIT_CHUNK).collect();
-            match self.post_commands(part).await {
-                Ok(posted) => outcomes.extend(posted),
-                Err(error) => return (outcomes, Some(error)),
-            }
-        }
-        (outcomes, None)
-    }
-
     /// One command; a duplicate of one that runs waits for it.
     async fn execute(&self, command: Command) -> Result<Outcome, Error> {
+        guard::outside(StoreKind::Relational)?;
         let _running = match &command.idempotency {
             Some(idempotency) => Some(
                 self.running
@@ -467,7 +409,10 @@ impl Service {
                 key: key.key,
                 fingerprint: key.fingerprint,
             }),
-            at: self.clock.now(),
+            at: match &action {
+                Action::Post(transaction) => transaction.created_at,
+                _ => self.clock.now(),
+            },
             salt: random_bytes(),
             action,
         }
@@ -754,7 +699,7 @@ async fn uncancelled<T: Send + 'static>(
     tokio::spawn(work)
         .await
         .map_err(|died| StoreError::OutcomeUnknown {
-            store: crate::StoreKind::Relational,
+            store: StoreKind::Relational,
             reason: died.to_string(),
         })
 }

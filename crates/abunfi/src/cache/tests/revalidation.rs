@@ -203,7 +203,7 @@ async fn a_write_while_a_slow_load_is_waited_for_is_not_hidden_by_the_older_copy
     });
     until_fetched(&instance, 2).await;
     instance.write().await;
-    let asked_after = tokio::time::timeout(PATIENCE, instance.revalidate(None));
+    let asked_after = tokio::time::timeout(FOLLOW_PATIENCE, instance.revalidate(None));
     assert_eq!(asked_after.await.unwrap(), (2, Hit::Fetched));
     go.notify_one();
     reading.await.unwrap();

@@ -522,6 +522,7 @@ mod tests {
             async move { ask(&lane).await }
         });
         while lane.figures().size == 0 {
+            assert!(!first.is_finished(), "it takes the place");
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         tokio::time::sleep(Duration::from_millis(500)).await;

@@ -30,7 +30,7 @@ const WAL_KEPT_BYTES: u32 = 64 * 1024 * 1024;
 /// Pages of the write-ahead log after which a commit brings them into the file: as many as the log may keep.
 /// Under load a batch writes hundreds, and the same ones again and again: the rarer they are brought over, the
 /// fewer they are.
-const CHECKPOINT_PAGES: u32 = WAL_KEPT_BYTES / 4_096;
+const CHECKPOINT_PAGES: u32 = WAL_KEPT_BYTES / (4_096 + 24);
 /// Statements that the writer keeps prepared: the ledger's, for each of the numbers of rows that they take,
 /// and all others.
 const STATEMENTS_KEPT: usize = 250;
