@@ -97,7 +97,8 @@ fn is_request_for_withdrawal(body: &Value) -> bool {
 ///
 /// `atomic`: all or none. Otherwise faulty items fail alone, and each item commits with its own part of the
 /// key, so that a retry finishes what is missing: an item with `store_unavailable`, `overloaded` or `outcome_unknown`
-/// was not done, or may not have been, while others were; send the whole batch again with the same key.
+/// was not done, or may not have been, while others were; send the whole batch again with the same key. One with
+/// `internal` failed by itself, and its user's items after it were not tried.
 #[utoipa::path(post, path = "/api/v1/transactions/batch", tag = "transactions",
     params(params::IdempotencyKeyHeader),
     request_body = schemas::Batch,

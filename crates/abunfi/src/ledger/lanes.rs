@@ -7,7 +7,7 @@
 //! Invariant: a part is one unit with each item's own part of the key, so that whatever a crash or an error leaves
 //! out, the retry of the batch does, and nothing twice.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,6 +30,8 @@ pub const COMMIT_CHUNK: usize = 600;
 const PARTS_IN_FLIGHT: usize = 2;
 /// A part that waited this long for its turn is turned away undone.
 const MAX_WAIT: Duration = Duration::from_secs(5);
+/// Users of one lane with an item that failed alone, at most: more are no matter of single items.
+const MAX_ALONE: usize = 8;
 
 type Outcomes = Vec<Result<Outcome, Error>>;
 
@@ -49,17 +51,17 @@ impl std::fmt::Debug for Lanes {
     }
 }
 
-/// What became of a lane's items, from the first on.
-struct Posted {
-    outcomes: Outcomes,
-    stopped: Option<Stopped>,
-}
+/// A command and its place in the batch.
+type Item = (usize, Command);
 
-/// Why a lane did not go on.
-struct Stopped {
-    error: StoreError,
-    /// How many items the error is of. Those after them were not tried.
-    items: usize,
+/// What became of a lane's items.
+#[derive(Default)]
+struct Posted {
+    outcomes: Vec<(usize, Result<Outcome, Error>)>,
+    /// Something was committed, or is of one item alone.
+    got_anywhere: bool,
+    /// Why it did not go on.
+    stopped: Option<StoreError>,
 }
 
 impl Lanes {
@@ -78,32 +80,29 @@ impl Lanes {
     /// its items, and those after it in its lane, are errors, and the other lanes go on.
     ///
     /// # Errors
-    /// When no lane has done anything, why; when one of several outcomes is unknown, that.
+    /// When no lane got anywhere, why; when one of several outcomes is unknown, that.
     pub(super) async fn post(&self, commands: Vec<Command>) -> Result<Outcomes, StoreError> {
         let mut outcomes: Vec<_> = commands.iter().map(|_| None).collect();
-        let mut lanes: BTreeMap<usize, (Vec<usize>, Vec<Command>)> = BTreeMap::new();
+        let mut lanes: BTreeMap<usize, Vec<Item>> = BTreeMap::new();
         for (place, command) in commands.into_iter().enumerate() {
-            let (places, commands) = lanes.entry(self.lane_of(&command)).or_default();
-            places.push(place);
-            commands.push(command);
+            let lane = lanes.entry(self.lane_of(&command)).or_default();
+            lane.push((place, command));
         }
-        let lanes = join_all(lanes.into_iter().map(async |(lane, (places, commands))| {
-            (places, self.post_lane(lane, commands).await)
-        }))
-        .await;
-        if lanes.iter().all(|(_, lane)| lane.outcomes.is_empty()) {
-            let errors = lanes.iter().filter_map(|(_, lane)| lane.stopped.as_ref());
+        let lanes = lanes
+            .into_iter()
+            .map(|(lane, items)| self.post_lane(lane, items));
+        let lanes = join_all(lanes).await;
+        if lanes.iter().all(|lane| !lane.got_anywhere) {
+            let errors = lanes.iter().filter_map(|lane| lane.stopped.as_ref());
             let is_unknown =
                 |error: &&StoreError| matches!(error, StoreError::OutcomeUnknown { .. });
-            if let Some(error) = errors.map(|stopped| &stopped.error).max_by_key(is_unknown) {
+            if let Some(error) = errors.max_by_key(is_unknown) {
                 return Err(error.clone());
             }
         }
-        for (places, lane) in lanes {
-            for (place, outcome) in places.into_iter().zip(lane.all()) {
-                if let Some(slot) = outcomes.get_mut(place) {
-                    *slot = Some(outcome);
-                }
+        for (place, outcome) in lanes.into_iter().flat_map(|lane| lane.outcomes) {
+            if let Some(slot) = outcomes.get_mut(place) {
+                *slot = Some(outcome);
             }
         }
         Ok(outcomes.into_iter().flatten().collect())
@@ -114,27 +113,45 @@ impl Lanes {
         usize::try_from(self.hasher.hash_one(command.user_id) % lanes).unwrap_or(0)
     }
 
-    async fn post_lane(&self, lane: usize, commands: Vec<Command>) -> Posted {
-        let mut posted = Posted {
-            outcomes: Vec::with_capacity(commands.len()),
-            stopped: None,
-        };
-        let mut todo: VecDeque<Arc<[Command]>> =
-            commands.chunks(COMMIT_CHUNK).map(Arc::from).collect();
+    async fn post_lane(&self, lane: usize, items: Vec<Item>) -> Posted {
+        let mut posted = Posted::default();
+        let mut alone = HashSet::new();
+        let mut todo: VecDeque<Vec<Item>> =
+            items.chunks(COMMIT_CHUNK).map(<[Item]>::to_vec).collect();
         while let Some(part) = todo.pop_front() {
-            match self.commit(lane, Arc::clone(&part)).await {
-                Ok(outcomes) => posted.outcomes.extend(outcomes),
-                Err(error) if !is_of_one_item(&error) => {
-                    let items = part.len();
-                    posted.stopped = Some(Stopped { error, items });
-                    break;
+            // After an item that failed alone its user's later ones would be out of order.
+            let (late, part): (Vec<Item>, Vec<Item>) = part
+                .into_iter()
+                .partition(|(_, command)| alone.contains(&command.user_id));
+            posted.fail(late, &not_tried());
+            if part.is_empty() {
+                continue;
+            }
+            let commands: Arc<[Command]> =
+                part.iter().map(|(_, command)| command.clone()).collect();
+            match self.commit(lane, commands).await {
+                Ok(outcomes) => {
+                    let places = part.into_iter().map(|(place, _)| place);
+                    posted.outcomes.extend(places.zip(outcomes));
+                    posted.got_anywhere = true;
                 }
                 // Halved until the item that the store stumbles over stands alone.
-                Err(error) if part.len() == 1 => posted.outcomes.push(Err(error.into())),
-                Err(_) => {
+                Err(error) if is_of_one_item(&error) && part.len() > 1 => {
                     let (before, after) = part.split_at(part.len() / 2);
-                    todo.push_front(after.into());
-                    todo.push_front(before.into());
+                    todo.push_front(after.to_vec());
+                    todo.push_front(before.to_vec());
+                }
+                Err(error) if is_of_one_item(&error) && alone.len() < MAX_ALONE => {
+                    alone.extend(part.iter().map(|(_, command)| command.user_id));
+                    posted.fail(part, &error);
+                    posted.got_anywhere = true;
+                }
+                Err(error) => {
+                    posted.fail(part, &error);
+                    for rest in todo.drain(..) {
+                        posted.fail(rest, &not_tried());
+                    }
+                    posted.stopped = Some(error);
                 }
             }
         }
@@ -142,42 +159,41 @@ impl Lanes {
     }
 
     async fn commit(&self, lane: usize, part: Arc<[Command]>) -> Result<Outcomes, StoreError> {
-        let turns = self.turns.get(lane);
-        let turn = match turns {
-            Some(turns) => timeout(MAX_WAIT, turns.acquire()).await,
-            None => return Err(overloaded("no lane serves the account")),
+        let Some(turns) = self.turns.get(lane) else {
+            return Err(overloaded("no lane serves the account"));
         };
-        let Ok(Ok(_turn)) = turn else {
+        let Ok(Ok(_turn)) = timeout(MAX_WAIT, turns.acquire()).await else {
             return Err(overloaded("too many batches wait"));
         };
         faults::reach(Point::BetweenChunks);
-        (self.commit)(part).await
+        // In a task of its own: lanes are decided on several cores, and a panic takes this part with it only.
+        let commit = Arc::clone(&self.commit);
+        tokio::spawn(async move { commit(part).await })
+            .await
+            .unwrap_or_else(|died| {
+                Err(StoreError::OutcomeUnknown {
+                    store: StoreKind::Relational,
+                    reason: died.to_string(),
+                })
+            })
     }
 }
 
 impl Posted {
-    /// With an error for each item that was not done.
-    fn all(self) -> impl Iterator<Item = Result<Outcome, Error>> {
-        let Self { outcomes, stopped } = self;
-        let undone = stopped.into_iter().flat_map(|Stopped { error, items }| {
-            let after = not_tried(&error);
-            std::iter::repeat_n(error, items).chain(std::iter::repeat(after))
-        });
-        outcomes
+    fn fail(&mut self, items: Vec<Item>, error: &StoreError) {
+        let failed = items
             .into_iter()
-            .chain(undone.map(|error| Err(error.into())))
+            .map(|(place, _)| (place, Err(error.clone().into())));
+        self.outcomes.extend(failed);
     }
 }
 
-/// What to say of the items after a part that failed: certainly not done.
-fn not_tried(error: &StoreError) -> StoreError {
-    match error {
-        StoreError::OutcomeUnknown { .. } => StoreError::unavailable(
-            StoreKind::Relational,
-            "not tried, since it is not known what became of the items before it",
-        ),
-        other => other.clone(),
-    }
+/// Of items after one that failed: not done by this attempt.
+fn not_tried() -> StoreError {
+    StoreError::unavailable(
+        StoreKind::Relational,
+        "not tried, since an item before it failed",
+    )
 }
 
 #[cfg(test)]
@@ -336,7 +352,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_item_that_the_store_stumbles_over_fails_alone() {
+    async fn an_item_that_the_store_stumbles_over_fails_with_its_users_later_ones() {
         let (lanes, _parts) = lanes(2, |commands| {
             let is_hit = commands.iter().any(|command| item(command) == 77);
             let error = StoreError::unexpected(StoreKind::Relational, "numeric overflow");
@@ -346,7 +362,40 @@ mod tests {
         let undone: Vec<usize> = (0..1_000)
             .filter(|item| !is_done(&outcomes, *item))
             .collect();
-        assert_eq!(undone, [77]);
+        // Its user's later ones would be out of order.
+        let expected: Vec<usize> = (77..1_000).step_by(20).collect();
+        assert_eq!(undone, expected);
+    }
+
+    #[tokio::test]
+    async fn what_is_no_matter_of_single_items_is_not_tried_with_each() {
+        let tries = Arc::new(Mutex::new(0));
+        let counted = Arc::clone(&tries);
+        let (lanes, _parts) = lanes(1, move |_| {
+            *counted.lock().unwrap() += 1;
+            Err(StoreError::unexpected(StoreKind::Relational, "no rights"))
+        });
+        let outcomes = lanes.post(commands(600, 600)).await.unwrap();
+        assert!(outcomes.iter().all(Result::is_err));
+        assert!(*tries.lock().unwrap() < 60, "{tries:?}");
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_of_its_part_alone() {
+        let (lanes, _parts) = lanes(4, |commands| {
+            assert!(!commands.iter().any(|command| item(command) == 7), "a bug");
+            Ok(())
+        });
+        let outcomes = lanes.post(commands(1_000, 50)).await.unwrap();
+        let hit = lanes.lane_of(&command(7, 0));
+        for (place, outcome) in outcomes.iter().enumerate() {
+            let lane = lanes.lane_of(&command(u128::try_from(place % 50).unwrap(), 0));
+            match outcome {
+                Ok(_) => assert_ne!(lane, hit),
+                Err(Error::Store(StoreError::OutcomeUnknown { .. })) => assert_eq!(lane, hit),
+                Err(error) => panic!("{place}: {error}"),
+            }
+        }
     }
 
     #[tokio::test]
