@@ -149,8 +149,7 @@ impl Service {
     }
 
     /// The command of a posting, checked, for
-    /// [`update_user_balance`](crate::transaction::Transaction::update_user_balance) inside a transaction. The
-    /// id in it may not be the one that counts: an account's time never runs backwards, and ids follow it.
+    /// [`update_user_balance`](crate::transaction::Transaction::update_user_balance) inside a transaction.
     ///
     /// # Errors
     /// [`Error::Invalid`].
@@ -218,7 +217,7 @@ impl Service {
 
     /// 1 to [`MAX_BATCH_ITEMS`] postings. Atomic: all, or the first that failed. Not atomic: each by itself,
     /// committed with its own part of the key, so that a retry after a crash finishes what is missing. A caller
-    /// that goes away does not stop it.
+    /// that goes away does not stop it; the end of the process does, between parts.
     ///
     /// # Errors
     /// [`Error::Invalid`] for the number of items, and for a faulty item of an atomic batch;

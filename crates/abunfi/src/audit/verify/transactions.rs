@@ -11,6 +11,7 @@ use uuid::Uuid;
 
 use super::finding::{Findings, Maybe, Micros, Place, Time};
 use super::rows::{AuditRow, EntryRow, TransactionRow};
+use crate::ids::TransactionId;
 use crate::ledger::{LedgerAccount, TransactionStatus, TransactionType};
 
 /// What an account's transactions add up to, by the trail and the entries that bear it out.
@@ -199,7 +200,8 @@ impl Transactions {
             status: to,
             at_head: None,
             confirmed_before_head: None,
-            created_at: row.at,
+            // The id is hashed, and says when it was made.
+            created_at: TransactionId(id).made_at().micros(),
             submitted_at: None,
             confirmed_at: None,
             chain,

@@ -487,9 +487,8 @@ impl Books {
         self.check_unused(request)?;
         let at = command.at.max(account.head_at);
         let mut transaction = request.clone();
-        transaction.created_at = at;
-        // Lists are in the order of ids.
-        transaction.id = transaction.id.made(at);
+        // Not `at`, which another posting may have put off: lists are in the order of ids.
+        transaction.created_at = transaction.id.made_at();
         let confirmed = transaction.status == TransactionStatus::Confirmed;
         match (transaction.kind, confirmed) {
             (TransactionType::Withdraw, true) => account.withdraw(&transaction)?,

@@ -20,8 +20,7 @@ fn vnd() -> Asset {
 }
 
 fn id(n: u128) -> TransactionId {
-    let made = Timestamp::from_micros(i64::try_from(n).unwrap());
-    TransactionId(uuid::Uuid::from_u128(n)).made(made)
+    TransactionId(uuid::Uuid::from_u128(n))
 }
 
 fn books(owner: UserStatus) -> Books {
@@ -288,13 +287,12 @@ fn time_never_runs_backwards_within_a_chain() {
     let mut books = books(UserStatus::Active);
     decided(&mut books, &post(9, Deposit, Confirmed, amount("1"))).unwrap();
     let late = decided(&mut books, &post(3, Deposit, Confirmed, amount("1"))).unwrap();
-    assert_eq!(late.transaction.created_at, Timestamp::from_micros(9));
-    let id = late.transaction.id;
     assert_eq!(
-        id,
-        id.made(Timestamp::from_micros(9)),
-        "nor within the lists"
+        late.transaction.confirmed_at,
+        Some(Timestamp::from_micros(9))
     );
+    let id = late.transaction.id;
+    assert_eq!(late.transaction.created_at, id.made_at(), "lists are by id");
 }
 
 /// Any command over a few transactions.

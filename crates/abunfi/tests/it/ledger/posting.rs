@@ -615,7 +615,8 @@ async fn a_chain_s_time_never_runs_backwards(stores: &Relational) {
                 .posted(deposit(user, 1).at(time))
                 .await
                 .transaction
-                .created_at,
+                .confirmed_at
+                .unwrap(),
         );
     }
     assert_eq!(
