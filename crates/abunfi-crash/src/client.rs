@@ -458,6 +458,8 @@ impl Client {
                     body: text,
                     ..
                 } if again != status => text,
+                // One lane of a batch did not reach the database.
+                Reply::Answer { body: text, .. } if is_partly_away(&text) => text,
                 Reply::Answer {
                     status: again,
                     replayed,
@@ -544,6 +546,11 @@ pub(crate) async fn watch_books(
 }
 
 /// Whether an item of a batch was answered with this status.
+/// Whether a batch's answer says of some items that they were not done, or may not have been.
+fn is_partly_away(body: &str) -> bool {
+    serde_json::from_str(body).is_ok_and(|value| has_item(&value, 503))
+}
+
 fn has_item(body: &Value, status: u64) -> bool {
     let results = body.get("results").and_then(Value::as_array);
     let is =
