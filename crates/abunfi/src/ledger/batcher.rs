@@ -45,7 +45,29 @@ pub(super) type Commit = dyn Fn(Arc<[Command]>) -> BoxFuture<'static, Committed>
 #[derive(Clone)]
 pub(super) struct Batcher {
     shards: Arc<[Arc<Shard>]>,
+    spread: Spread,
+}
+
+/// Spreads users evenly over so many places; a user is always in the same one, as long as the process runs.
+#[derive(Debug, Clone)]
+pub(super) struct Spread {
+    places: usize,
     hasher: RandomState,
+}
+
+impl Spread {
+    /// Over at least one.
+    pub(super) fn over(places: usize) -> Self {
+        Self {
+            places: places.max(1),
+            hasher: RandomState::new(),
+        }
+    }
+
+    pub(super) fn of(&self, user: UserId) -> usize {
+        let places = u64::try_from(self.places).unwrap_or(1);
+        usize::try_from(self.hasher.hash_one(user) % places).unwrap_or(0)
+    }
 }
 
 impl std::fmt::Debug for Batcher {
@@ -70,10 +92,8 @@ impl Batcher {
                 Arc::clone(commit),
             ));
         }
-        Self {
-            shards,
-            hasher: RandomState::new(),
-        }
+        let spread = Spread::over(shards.len());
+        Self { shards, spread }
     }
 
     /// Commits `command` with whatever else waits. Durable on return.
@@ -81,12 +101,7 @@ impl Batcher {
     /// # Errors
     /// [`StoreError::Overloaded`] at once when the queue is full; else what the commit said.
     pub(super) async fn submit(&self, command: Command) -> Result<Outcome, Error> {
-        let index =
-            self.hasher.hash_one(command.user_id) % u64::try_from(self.shards.len()).unwrap_or(1);
-        let shard = usize::try_from(index)
-            .ok()
-            .and_then(|index| self.shards.get(index));
-        let Some(shard) = shard else {
+        let Some(shard) = self.shards.get(self.spread.of(command.user_id)) else {
             return Err(overloaded("no shard serves the account").into());
         };
         let (answer, answered) = oneshot::channel();
@@ -280,7 +295,7 @@ pub(super) fn overloaded(reason: &str) -> StoreError {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use futures::FutureExt;
     use futures::future::join_all;
 
@@ -290,7 +305,7 @@ mod tests {
     use crate::ids::TransactionId;
     use crate::ledger::{Action, Refusal, StoredAnswer};
 
-    fn command(user: u128, request: &str) -> Command {
+    pub(in crate::ledger) fn command(user: u128, request: &str) -> Command {
         Command {
             user_id: UserId(uuid::Uuid::from_u128(user)),
             actor: Actor::system("test"),
@@ -306,7 +321,7 @@ mod tests {
         }
     }
 
-    fn outcome(command: &Command) -> Outcome {
+    pub(in crate::ledger) fn outcome(command: &Command) -> Outcome {
         let answer = StoredAnswer {
             request_id: command.request_id.clone(),
             result: Err(Refusal::TransactionNotFound),

@@ -8,7 +8,6 @@
 //! out, the retry of the batch does, and nothing twice.
 
 use std::collections::{BTreeMap, HashSet, VecDeque};
-use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,7 +15,7 @@ use futures::future::join_all;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
-use super::batcher::{Commit, is_of_one_item, overloaded};
+use super::batcher::{Commit, Spread, is_of_one_item, overloaded};
 use super::{Command, Error, Outcome};
 use crate::error::{StoreError, StoreKind};
 use crate::faults::{self, Point};
@@ -40,7 +39,7 @@ type Outcomes = Vec<Result<Outcome, Error>>;
 pub(super) struct Lanes {
     commit: Arc<Commit>,
     turns: Arc<[Semaphore]>,
-    hasher: RandomState,
+    spread: Spread,
 }
 
 impl std::fmt::Debug for Lanes {
@@ -72,7 +71,7 @@ impl Lanes {
             turns: (0..lanes.max(1))
                 .map(|_| Semaphore::new(PARTS_IN_FLIGHT))
                 .collect(),
-            hasher: RandomState::new(),
+            spread: Spread::over(lanes),
         }
     }
 
@@ -85,7 +84,7 @@ impl Lanes {
         let mut outcomes: Vec<_> = commands.iter().map(|_| None).collect();
         let mut lanes: BTreeMap<usize, Vec<Item>> = BTreeMap::new();
         for (place, command) in commands.into_iter().enumerate() {
-            let lane = lanes.entry(self.lane_of(&command)).or_default();
+            let lane = lanes.entry(self.spread.of(command.user_id)).or_default();
             lane.push((place, command));
         }
         let lanes = lanes
@@ -106,11 +105,6 @@ impl Lanes {
             }
         }
         Ok(outcomes.into_iter().flatten().collect())
-    }
-
-    fn lane_of(&self, command: &Command) -> usize {
-        let lanes = u64::try_from(self.turns.len()).unwrap_or(1);
-        usize::try_from(self.hasher.hash_one(command.user_id) % lanes).unwrap_or(0)
     }
 
     async fn post_lane(&self, lane: usize, items: Vec<Item>) -> Posted {
@@ -203,32 +197,14 @@ mod tests {
     use futures::FutureExt;
 
     use super::*;
-    use crate::clock::Timestamp;
-    use crate::context::Actor;
-    use crate::ids::{TransactionId, UserId};
-    use crate::ledger::{Action, Refusal, StoredAnswer};
-
-    fn command(user: u128, item: usize) -> Command {
-        Command {
-            user_id: UserId(uuid::Uuid::from_u128(user)),
-            actor: Actor::system("test"),
-            request_id: item.to_string(),
-            trace_id: None,
-            idempotency: None,
-            at: Timestamp::EPOCH,
-            salt: [0; 32],
-            action: Action::Submit {
-                transaction_id: TransactionId(uuid::Uuid::nil()),
-                tx_hash: None,
-            },
-        }
-    }
+    use crate::ids::UserId;
+    use crate::ledger::batcher::tests::{command, outcome};
 
     /// `items` commands of `users` in turn.
     fn commands(items: usize, users: u128) -> Vec<Command> {
         (0..items)
             .zip((0..users).cycle())
-            .map(|(item, user)| command(user, item))
+            .map(|(item, user)| command(user, &item.to_string()))
             .collect()
     }
 
@@ -246,22 +222,22 @@ mod tests {
         let parts = Parts::default();
         let done = Arc::clone(&parts);
         let commit: Arc<Commit> = Arc::new(move |commands: Arc<[Command]>| {
-            let outcome = says(&commands).map(|()| {
+            let said = says(&commands).map(|()| {
                 let items = commands.iter().map(item).collect();
                 done.lock().unwrap().push(items);
-                let outcomes = commands.iter().map(|command| {
-                    let answer = StoredAnswer {
-                        request_id: command.request_id.clone(),
-                        result: Err(Refusal::TransactionNotFound),
-                    };
-                    let replayed = false;
-                    Ok(Outcome { answer, replayed })
-                });
-                outcomes.collect()
+                commands
+                    .iter()
+                    .map(|command| Ok(outcome(command)))
+                    .collect()
             });
-            async move { outcome }.boxed()
+            async move { said }.boxed()
         });
         (Lanes::new(count, commit), parts)
+    }
+
+    fn lane_of_user(lanes: &Lanes, user: usize) -> usize {
+        let user = u128::try_from(user).unwrap();
+        lanes.spread.of(UserId(uuid::Uuid::from_u128(user)))
     }
 
     fn away() -> StoreError {
@@ -311,7 +287,7 @@ mod tests {
         });
         let outcomes = lanes.post(commands(1_000, 50)).await.unwrap();
         assert_eq!(outcomes.len(), 1_000);
-        let lane_of = |item: usize| lanes.lane_of(&command(u128::try_from(item % 50).unwrap(), 0));
+        let lane_of = |item: usize| lane_of_user(&lanes, item % 50);
         for item in 0..1_000 {
             let is_hit = lane_of(item) == lane_of(7);
             assert_eq!(is_done(&outcomes, item), !is_hit, "{item}");
@@ -387,9 +363,9 @@ mod tests {
             Ok(())
         });
         let outcomes = lanes.post(commands(1_000, 50)).await.unwrap();
-        let hit = lanes.lane_of(&command(7, 0));
+        let hit = lane_of_user(&lanes, 7);
         for (place, outcome) in outcomes.iter().enumerate() {
-            let lane = lanes.lane_of(&command(u128::try_from(place % 50).unwrap(), 0));
+            let lane = lane_of_user(&lanes, place % 50);
             match outcome {
                 Ok(_) => assert_ne!(lane, hit),
                 Err(Error::Store(StoreError::OutcomeUnknown { .. })) => assert_eq!(lane, hit),

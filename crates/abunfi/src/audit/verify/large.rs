@@ -343,14 +343,8 @@ impl Sink for ChainPart<'_> {
         self.leaves.push((row.checkpoint, row.seq, hash));
     }
     fn private(&mut self, row: &PrivateRow<'_>) {
-        let key = (
-            row.user_id,
-            row.chain.to_owned(),
-            row.seq,
-            row.field.to_owned(),
-        );
         judge_salt(row, self.findings);
-        self.private.insert(key, commitment(row));
+        self.private.insert(row.key(), commitment(row));
     }
     fn audit(&mut self, row: &AuditRow<'_>) {
         self.rows += 1;
@@ -379,13 +373,7 @@ impl Sink for Beyond {
         self.leaves.push((row.checkpoint, row.seq, hash));
     }
     fn private(&mut self, row: &PrivateRow<'_>) {
-        let key = (
-            row.user_id,
-            row.chain.to_owned(),
-            row.seq,
-            row.field.to_owned(),
-        );
-        self.private.insert(key, commitment(row));
+        self.private.insert(row.key(), commitment(row));
     }
     fn audit(&mut self, row: &AuditRow<'_>) {
         self.first.get_or_insert(row.seq);

@@ -240,14 +240,8 @@ impl Sink for Page {
     }
 
     fn private(&mut self, row: &PrivateRow<'_>) {
-        let key = (
-            row.user_id,
-            row.chain.to_owned(),
-            row.seq,
-            row.field.to_owned(),
-        );
         judge_salt(row, &mut self.findings);
-        self.private.insert(key, commitment(row));
+        self.private.insert(row.key(), commitment(row));
     }
 
     fn transaction(&mut self, row: &TransactionRow<'_>) {

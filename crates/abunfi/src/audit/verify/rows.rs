@@ -7,6 +7,8 @@
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
+use super::page::PrivateKey;
+
 use crate::audit::{DOMAIN, Hash};
 
 /// A row of `audit`.
@@ -155,6 +157,18 @@ pub struct PrivateRow<'r> {
     pub field: &'r str,
     pub salt: &'r [u8],
     pub value: &'r str,
+}
+
+impl PrivateRow<'_> {
+    /// The row and the field that it is the content of.
+    pub(super) fn key(&self) -> PrivateKey {
+        (
+            self.user_id,
+            self.chain.to_owned(),
+            self.seq,
+            self.field.to_owned(),
+        )
+    }
 }
 
 /// A row of the trail that a checkpoint names: where a chain ended then.

@@ -1,5 +1,8 @@
 //! Edited balances, totals, holds, shares and heads: what an account has is what its rows come to.
 
+use abunfi::audit::verify::Report;
+use abunfi::ids::UserId;
+
 use super::tampering::{hash, update_row};
 use super::{account, assert_only, at, books, bytes, id, row, tamper, verify};
 use crate::support::{Relational, on_every_backend};
@@ -13,6 +16,18 @@ on_every_backend!(
     an_edited_head_is_found,
 );
 
+/// What the account should have, and has.
+fn assert_of_account(report: &Report, of: UserId, edited: &[(&str, &str, &str)]) {
+    for (what, expected, found) in edited {
+        let finding = at(report, &account(of), what);
+        assert_eq!(
+            (finding.expected.as_str(), finding.found.as_str()),
+            (*expected, *found),
+            "{what}"
+        );
+    }
+}
+
 async fn an_edited_balance_is_found(stores: &Relational) {
     let books = books(stores).await;
     let user = id(stores, books.an.0);
@@ -23,16 +38,8 @@ async fn an_edited_balance_is_found(stores: &Relational) {
     );
     tamper(stores, &[sql]).await;
     let report = verify(stores).await;
-    let balance = at(&report, &account(books.an), "available");
-    assert_eq!(
-        (balance.expected.as_str(), balance.found.as_str()),
-        ("57.5", "58.5")
-    );
-    let total = at(&report, &account(books.an), "deposited");
-    assert_eq!(
-        (total.expected.as_str(), total.found.as_str()),
-        ("101", "102")
-    );
+    let edited = [("available", "57.5", "58.5"), ("deposited", "101", "102")];
+    assert_of_account(&report, books.an, &edited);
     assert_eq!(report.disagreements, 2);
 }
 
@@ -45,16 +52,8 @@ async fn an_edited_total_is_found(stores: &Relational) {
     );
     tamper(stores, &[sql]).await;
     let report = verify(stores).await;
-    let bonuses = at(&report, &account(books.an), "bonuses");
-    assert_eq!(
-        (bonuses.expected.as_str(), bonuses.found.as_str()),
-        ("4", "3")
-    );
-    let yields = at(&report, &account(books.an), "total_yield_earned");
-    assert_eq!(
-        (yields.expected.as_str(), yields.found.as_str()),
-        ("2.5", "3.5")
-    );
+    let edited = [("bonuses", "4", "3"), ("total_yield_earned", "2.5", "3.5")];
+    assert_of_account(&report, books.an, &edited);
     assert_eq!(report.disagreements, 2);
 }
 
@@ -67,18 +66,12 @@ async fn edited_holds_are_found(stores: &Relational) {
     );
     tamper(stores, &[sql]).await;
     let report = verify(stores).await;
-    for (what, expected, found) in [
+    let edited = [
         ("available", "57.5", "77.5"),
         ("locked", "20", "0"),
         ("pending", "2", "1"),
-    ] {
-        let finding = at(&report, &account(books.an), what);
-        assert_eq!(
-            (finding.expected.as_str(), finding.found.as_str()),
-            (expected, found),
-            "{what}"
-        );
-    }
+    ];
+    assert_of_account(&report, books.an, &edited);
     assert_eq!(report.disagreements, 3);
 }
 
@@ -94,14 +87,8 @@ async fn edited_holds_behind_an_edited_row_are_found(stores: &Relational) {
     tamper(stores, &[holds, newest]).await;
     let report = verify(stores).await;
     at(&report, &row(books.an, 12), "hash");
-    for (what, expected, found) in [("available", "57.5", "77.5"), ("locked", "20", "0")] {
-        let finding = at(&report, &account(books.an), what);
-        assert_eq!(
-            (finding.expected.as_str(), finding.found.as_str()),
-            (expected, found),
-            "{what}"
-        );
-    }
+    let edited = [("available", "57.5", "77.5"), ("locked", "20", "0")];
+    assert_of_account(&report, books.an, &edited);
     assert_eq!(report.disagreements, 3);
 }
 
@@ -114,17 +101,11 @@ async fn edited_shares_are_found(stores: &Relational) {
     );
     tamper(stores, &[sql]).await;
     let report = verify(stores).await;
-    for (what, expected, found) in [
+    let edited = [
         ("shares", "7", "7.000001"),
         ("locked_shares", "2", "1.999999"),
-    ] {
-        let finding = at(&report, &account(books.an), what);
-        assert_eq!(
-            (finding.expected.as_str(), finding.found.as_str()),
-            (expected, found),
-            "{what}"
-        );
-    }
+    ];
+    assert_of_account(&report, books.an, &edited);
     assert_eq!(
         at(&report, &account(books.an), "last_yield_at").found,
         "nothing"
