@@ -31,6 +31,7 @@ on_every_backend!(
     an_edited_status_is_found,
     an_edited_type_is_found,
     an_edited_submission_is_found,
+    edited_times_of_a_transaction_are_found,
     a_deleted_transaction_is_found,
     an_inserted_transaction_is_found,
     deleted_entries_are_found,
@@ -481,6 +482,27 @@ async fn an_edited_submission_is_found(stores: &Relational) {
     };
     assert_eq!(at(&report, &place, "submitted_at").found, "nothing");
     assert_eq!(report.disagreements, 1);
+}
+
+/// When it was made its id says, which is hashed; when it was confirmed its row of the trail.
+async fn edited_times_of_a_transaction_are_found(stores: &Relational) {
+    let books = books(stores).await;
+    let (user, tx) = (id(stores, books.an.0), id(stores, books.deposit.0));
+    let sql = format!(
+        "UPDATE transactions SET (created_at, confirmed_at) =
+             (SELECT max(created_at), max(created_at) FROM transactions)
+         WHERE user_id = {user} AND transaction_id = {tx}"
+    );
+    tamper(stores, &[sql]).await;
+    let report = verify(stores).await;
+    let place = Place::Transaction {
+        user_id: books.an.0,
+        transaction_id: books.deposit.0,
+    };
+    for column in ["created_at", "confirmed_at"] {
+        at(&report, &place, column);
+    }
+    assert_eq!(report.disagreements, 2);
 }
 
 async fn a_deleted_transaction_is_found(stores: &Relational) {
