@@ -1,5 +1,7 @@
 //! Who asks, and under which request: passed first to every call that leaves a trace.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -11,7 +13,7 @@ pub struct Actor {
     pub kind: ActorKind,
     /// A service key's id (or `admin` for the key of the configuration), a user's id, or the name of
     /// the part of the platform that acts by itself (`expiry`, `migration`, …).
-    pub id: String,
+    pub id: Arc<str>,
     pub session_id: Option<SessionId>,
 }
 
@@ -46,7 +48,7 @@ impl Actor {
     pub fn service_key(id: KeyId) -> Self {
         Self {
             kind: ActorKind::ServiceKey,
-            id: id.to_string(),
+            id: id.to_string().into(),
             session_id: None,
         }
     }
@@ -55,7 +57,7 @@ impl Actor {
     pub fn session(user: UserId, session: SessionId) -> Self {
         Self {
             kind: ActorKind::Session,
-            id: user.to_string(),
+            id: user.to_string().into(),
             session_id: Some(session),
         }
     }
@@ -65,7 +67,7 @@ impl Actor {
     pub fn system(part: &str) -> Self {
         Self {
             kind: ActorKind::System,
-            id: part.to_owned(),
+            id: part.into(),
             session_id: None,
         }
     }
@@ -75,23 +77,23 @@ impl Actor {
 /// user of a session, or the *owner's name* of a service key.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct Principal(String);
+pub struct Principal(Arc<str>);
 
 impl Principal {
     #[must_use]
     pub fn key_owner(owner: &str) -> Self {
-        Self(format!("key:{owner}"))
+        Self(format!("key:{owner}").into())
     }
 
     #[must_use]
     pub fn user(id: UserId) -> Self {
-        Self(format!("user:{id}"))
+        Self(format!("user:{id}").into())
     }
 
     /// One that a store gives back.
     #[must_use]
-    pub const fn stored(name: String) -> Self {
-        Self(name)
+    pub fn stored(name: impl Into<Arc<str>>) -> Self {
+        Self(name.into())
     }
 
     #[must_use]
@@ -106,14 +108,14 @@ pub struct Context {
     pub actor: Actor,
     pub principal: Principal,
     /// 1–128 visible ASCII characters.
-    pub request_id: String,
+    pub request_id: Arc<str>,
     /// The trace that the request is part of, as W3C Trace Context has it.
     pub trace_id: Option<String>,
 }
 
 impl Context {
     #[must_use]
-    pub fn new(actor: Actor, principal: Principal, request_id: impl Into<String>) -> Self {
+    pub fn new(actor: Actor, principal: Principal, request_id: impl Into<Arc<str>>) -> Self {
         Self {
             actor,
             principal,
@@ -134,7 +136,7 @@ impl Context {
     pub fn system(part: &str) -> Self {
         Self::new(
             Actor::system(part),
-            Principal(format!("system:{part}")),
+            Principal(format!("system:{part}").into()),
             Uuid::new_v4().to_string(),
         )
     }

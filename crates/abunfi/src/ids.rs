@@ -1,6 +1,7 @@
 //! Identifiers. All are UUIDv7: they sort by the microsecond they were made in, so indexes grow at one end, and
 //! a list in the order of time needs no index of its own.
 
+use std::cell::RefCell;
 use std::fmt;
 use std::str::FromStr;
 
@@ -88,7 +89,7 @@ impl TransactionId {
 
 /// A UUIDv7, ordered by `now` to the microsecond.
 pub(crate) fn uuid_v7(now: Timestamp) -> Uuid {
-    uuid_v7_with(now, random_bytes())
+    uuid_v7_with(now, bytes_of_an_id())
 }
 
 /// The twelve bits after the milliseconds hold their fraction (RFC 9562, section 6.2, method 3), which tells
@@ -100,6 +101,21 @@ fn uuid_v7_with(now: Timestamp, mut random: [u8; 10]) -> Uuid {
     let [first, second, ..] = &mut random;
     (*first, *second) = (high, low);
     uuid::Builder::from_unix_timestamp_millis(micros / 1_000, &random).into_uuid()
+}
+
+/// Random bytes for an id, which has to be unique and is no secret: the operating system is asked for a hundred
+/// at once, since a batch needs a thousand.
+fn bytes_of_an_id() -> [u8; 10] {
+    thread_local! {
+        static KEPT: RefCell<Vec<[u8; 10]>> = const { RefCell::new(Vec::new()) };
+    }
+    KEPT.with_borrow_mut(|kept| {
+        if kept.is_empty() {
+            let fresh: [u8; 1_000] = random_bytes();
+            kept.extend_from_slice(fresh.as_chunks().0);
+        }
+        kept.pop().unwrap_or_else(random_bytes)
+    })
 }
 
 /// `N` bytes from the operating system's generator.

@@ -7,7 +7,7 @@
 
 use std::fmt;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 use crate::validation::{FaultCode, Invalid};
 
@@ -57,10 +57,8 @@ impl From<DecimalError> for Invalid {
 }
 
 /// An amount, share count or price: `0 ≤ v < 10¹²` units, exact to a millionth.
-#[derive(
-    Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
-)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
+#[serde(try_from = "String")]
 pub struct Amount(i64);
 
 impl Amount {
@@ -114,10 +112,8 @@ impl Amount {
 }
 
 /// A sum over many amounts, in micro-units, perhaps negative: balances of system accounts, nets.
-#[derive(
-    Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
-)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
+#[serde(try_from = "String")]
 pub struct SignedSum(i128);
 
 impl SignedSum {
@@ -172,10 +168,8 @@ impl From<Amount> for SignedSum {
 
 /// A decimal `0 ≤ v < 10¹²` with up to 18 decimals: gas fees and exchange rates. It is kept and
 /// shown; nothing is computed with it.
-#[derive(
-    Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
-)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
+#[serde(try_from = "String")]
 pub struct Decimal18(u128);
 
 impl Decimal18 {
@@ -242,12 +236,28 @@ fn fmt_scaled(
     scale: usize,
     per_unit: u128,
 ) -> fmt::Result {
-    let fraction = parts % per_unit;
-    let mut text = (parts / per_unit).to_string();
-    if fraction != 0 {
-        text.push_str(format!(".{fraction:0scale$}").trim_end_matches('0'));
+    let (units, mut fraction) = (parts / per_unit, parts % per_unit);
+    if f.width().is_some() || f.sign_plus() {
+        let mut text = units.to_string();
+        if fraction != 0 {
+            text.push_str(format!(".{fraction:0scale$}").trim_end_matches('0'));
+        }
+        return f.pad_integral(!negative, "", &text);
     }
-    f.pad_integral(!negative, "", &text)
+    // Without memory of its own: an answer to a batch has thousands of amounts.
+    if negative {
+        f.write_str("-")?;
+    }
+    f.write_str(itoa::Buffer::new().format(units))?;
+    if fraction == 0 {
+        return Ok(());
+    }
+    let mut digits = scale;
+    while fraction.is_multiple_of(10) {
+        fraction /= 10;
+        digits -= 1;
+    }
+    write!(f, ".{fraction:0digits$}")
 }
 
 impl fmt::Display for Amount {
@@ -282,9 +292,9 @@ macro_rules! text_conversions {
                 Self::parse(&text)
             }
         }
-        impl From<$type> for String {
-            fn from(value: $type) -> Self {
-                value.to_string()
+        impl Serialize for $type {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_str(self)
             }
         }
     )*};
@@ -363,6 +373,26 @@ mod tests {
         assert!(serde_json::from_str::<Amount>("1").is_err());
         assert!(serde_json::from_str::<Amount>("0.5").is_err());
         assert!(serde_json::from_str::<Amount>(r#""-1""#).is_err());
+    }
+
+    #[test]
+    fn amounts_fill_a_column_when_they_are_asked_to() {
+        for (micros, plain, wide) in [
+            (0, "0", "       0"),
+            (1, "0.000001", "0.000001"),
+            (1_500_000, "1.5", "     1.5"),
+            (10_000_000, "10", "      10"),
+        ] {
+            let amount = amount(micros);
+            assert_eq!(
+                (format!("{amount}"), format!("{amount:>8}")),
+                (plain.to_owned(), wide.to_owned())
+            );
+        }
+        assert_eq!(
+            format!("{:>6}", SignedSum::from_micros(-1_500_000)),
+            "  -1.5"
+        );
     }
 
     #[test]

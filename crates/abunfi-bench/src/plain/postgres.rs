@@ -47,7 +47,7 @@ impl Pool {
         let Some(account) = lock(conn, posting).await? else {
             return Ok(None);
         };
-        let key = (command.user_id, posting.asset.clone());
+        let key = (command.user_id, posting.asset);
         books.accounts.insert(key, account);
         if is_answered(conn, command).await? {
             return Ok(None);
@@ -223,7 +223,7 @@ async fn insert_audit(conn: &mut PgConnection, entry: &Entry) -> Result<(), sqlx
     .bind(entry.chain.as_str())
     .bind(entry.seq)
     .bind(entry.transaction_id.map(|id| id.uuid()))
-    .bind(entry.action.as_str())
+    .bind(&*entry.action)
     .bind(entry.previous_status.as_deref())
     .bind(entry.new_status.as_deref())
     .bind(entry.amount.map(Amount::micros))
@@ -233,9 +233,9 @@ async fn insert_audit(conn: &mut PgConnection, entry: &Entry) -> Result<(), sqlx
     .bind(after.map(|after| after.shares.micros()))
     .bind(after.map(|after| after.locked_shares.micros()))
     .bind(entry.actor.kind.as_str())
-    .bind(entry.actor.id.as_str())
+    .bind(&*entry.actor.id)
     .bind(entry.actor.session_id.map(|id| id.uuid()))
-    .bind(entry.request_id.as_str())
+    .bind(&*entry.request_id)
     .bind(OffsetDateTime::from(entry.at))
     .bind(entry.previous_hash.as_slice())
     .bind(entry.hash.as_slice())

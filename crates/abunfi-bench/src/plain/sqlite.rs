@@ -57,7 +57,7 @@ impl Pool {
         let Some(account) = lock(conn, posting).await? else {
             return Ok(None);
         };
-        let key = (command.user_id, posting.asset.clone());
+        let key = (command.user_id, posting.asset);
         books.accounts.insert(key, account);
         if is_answered(conn, command).await? {
             return Ok(None);
@@ -136,8 +136,8 @@ async fn is_answered(conn: &mut SqliteConnection, command: &Command) -> Result<b
     )
     .bind(command.user_id.uuid())
     .bind(idempotency.principal.as_str())
-    .bind(idempotency.scope.as_str())
-    .bind(idempotency.key.as_str())
+    .bind(&*idempotency.scope)
+    .bind(&*idempotency.key)
     .fetch_optional(conn)
     .await?;
     Ok(row.is_some())
@@ -236,7 +236,7 @@ async fn insert_audit(conn: &mut SqliteConnection, entry: &Entry) -> Result<(), 
     .bind(entry.chain.as_str())
     .bind(entry.seq)
     .bind(entry.transaction_id.map(|id| id.uuid()))
-    .bind(entry.action.as_str())
+    .bind(&*entry.action)
     .bind(entry.previous_status.as_deref())
     .bind(entry.new_status.as_deref())
     .bind(entry.amount.map(Amount::micros))
@@ -246,9 +246,9 @@ async fn insert_audit(conn: &mut SqliteConnection, entry: &Entry) -> Result<(), 
     .bind(after.map(|after| after.shares.micros()))
     .bind(after.map(|after| after.locked_shares.micros()))
     .bind(entry.actor.kind.as_str())
-    .bind(entry.actor.id.as_str())
+    .bind(&*entry.actor.id)
     .bind(entry.actor.session_id.map(|id| id.uuid()))
-    .bind(entry.request_id.as_str())
+    .bind(&*entry.request_id)
     .bind(entry.at.micros())
     .bind(entry.previous_hash.as_slice())
     .bind(entry.hash.as_slice())
@@ -270,8 +270,8 @@ async fn insert_answer(
     )
     .bind(key.user_id.uuid())
     .bind(key.principal.as_str())
-    .bind(key.scope.as_str())
-    .bind(key.key.as_str())
+    .bind(&*key.scope)
+    .bind(&*key.key)
     .bind(kept.rows().map(|(id, _)| id.uuid()))
     .bind(kept.rows().map(|(_, seq)| seq))
     .bind(answer.at.micros())

@@ -154,7 +154,7 @@ impl Caller {
                 Some(id) => Actor::service_key(id),
                 None => Actor {
                     kind: abunfi::context::ActorKind::ServiceKey,
-                    id: key.owner.clone(),
+                    id: key.owner.as_str().into(),
                     session_id: None,
                 },
             },

@@ -105,7 +105,7 @@ async fn a_trace_is_echoed_and_stored_with_audit_rows_whatever_the_requests_id(
         .map(|row| {
             let entry = &row.entry;
             assert_eq!(entry.hash, entry.computed_hash(), "the hash is as ever");
-            (entry.action.as_str(), entry.trace_id.as_deref())
+            (entry.action.as_ref(), entry.trace_id.as_deref())
         })
         .collect();
     let trace = Some("4bf92f3577b34da6a3ce929d0e0e4736");
@@ -113,7 +113,7 @@ async fn a_trace_is_echoed_and_stored_with_audit_rows_whatever_the_requests_id(
         stored,
         [("status", None), ("kyc", trace), ("post_deposit", trace)]
     );
-    assert!(rows[1..].iter().all(|row| row.entry.request_id == "mine"));
+    assert!(rows[1..].iter().all(|row| *row.entry.request_id == *"mine"));
 }
 
 async fn every_answer_is_safe_to_show(server: &TestServer) {

@@ -1,5 +1,7 @@
 //! The rows that changes outside the ledger leave, so that every relational adapter writes the same.
 
+use std::sync::Arc;
+
 use super::{Draft, PLATFORM, Private, PrivateField, USER_CHAIN};
 use crate::clock::Timestamp;
 use crate::context::Context;
@@ -28,8 +30,8 @@ pub fn status_change(
     at: Timestamp,
 ) -> Draft {
     Draft {
-        previous_status: Some(from.to_string()),
-        new_status: Some(to.to_string()),
+        previous_status: Some(from.to_string().into()),
+        new_status: Some(to.to_string().into()),
         ..empty(ctx, user, USER_CHAIN.to_owned(), "status", at)
     }
 }
@@ -55,8 +57,8 @@ pub fn kyc_change(
         value: canonical_json(data),
     });
     Draft {
-        previous_status: Some(from.to_string()),
-        new_status: Some(change.status.to_string()),
+        previous_status: Some(from.to_string().into()),
+        new_status: Some(change.status.to_string().into()),
         private: reason.into_iter().chain(data).collect(),
         ..empty(ctx, user, USER_CHAIN.to_owned(), "kyc", at)
     }
@@ -84,7 +86,7 @@ pub fn share_price(ctx: &Context, asset: &Asset, to: Amount, at: Timestamp) -> D
 #[must_use]
 pub fn key_created(ctx: &Context, key: KeyId, at: Timestamp) -> Draft {
     Draft {
-        new_status: Some(format!("active:{key}")),
+        new_status: Some(format!("active:{key}").into()),
         ..empty(ctx, PLATFORM, SYSTEM_CHAIN.to_owned(), "key_create", at)
     }
 }
@@ -93,8 +95,8 @@ pub fn key_created(ctx: &Context, key: KeyId, at: Timestamp) -> Draft {
 #[must_use]
 pub fn key_revoked(ctx: &Context, key: KeyId, at: Timestamp) -> Draft {
     Draft {
-        previous_status: Some(format!("active:{key}")),
-        new_status: Some(format!("revoked:{key}")),
+        previous_status: Some(format!("active:{key}").into()),
+        new_status: Some(format!("revoked:{key}").into()),
         ..empty(ctx, PLATFORM, SYSTEM_CHAIN.to_owned(), "key_revoke", at)
     }
 }
@@ -117,7 +119,7 @@ fn empty(
         shares: None,
         after: None,
         actor: ctx.actor.clone(),
-        request_id: ctx.request_id.clone(),
+        request_id: Arc::clone(&ctx.request_id),
         trace_id: ctx.trace_id.clone(),
         at,
         private: Vec::new(),

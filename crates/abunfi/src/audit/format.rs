@@ -3,6 +3,9 @@
 //! Amounts are texts with whole micro-units, since JSON's numbers are exact up to 2⁵³ only; times are whole
 //! microseconds since 1970; hashes and keys hexadecimal digits; ids as everywhere.
 
+use std::borrow::Cow;
+use std::sync::Arc;
+
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use uuid::Uuid;
 
@@ -241,9 +244,9 @@ pub struct RowLine {
     pub shares_after_micros: Option<Micros>,
     pub locked_shares_after_micros: Option<Micros>,
     pub actor_kind: String,
-    pub actor_id: String,
+    pub actor_id: Arc<str>,
     pub actor_session_id: Option<SessionId>,
-    pub request_id: String,
+    pub request_id: Arc<str>,
     pub at_micros: i64,
     pub reason_commitment: Option<Hex<32>>,
     pub data_commitment: Option<Hex<32>>,
@@ -266,9 +269,9 @@ impl From<Entry> for RowLine {
             shares_after_micros: after(|after| after.shares),
             locked_shares_after_micros: after(|after| after.locked_shares),
             chain: entry.chain,
-            action: entry.action,
-            previous_status: entry.previous_status,
-            new_status: entry.new_status,
+            action: entry.action.into_owned(),
+            previous_status: entry.previous_status.map(Cow::into_owned),
+            new_status: entry.new_status.map(Cow::into_owned),
             actor_kind: entry.actor.kind.as_str().to_owned(),
             actor_id: entry.actor.id,
             actor_session_id: entry.actor.session_id,
@@ -313,9 +316,9 @@ impl RowLine {
             chain: self.chain,
             seq: self.seq,
             transaction_id: self.transaction_id,
-            action: self.action,
-            previous_status: self.previous_status,
-            new_status: self.new_status,
+            action: self.action.into(),
+            previous_status: self.previous_status.map(Cow::Owned),
+            new_status: self.new_status.map(Cow::Owned),
             amount: amount(self.amount_micros)?,
             shares: amount(self.shares_micros)?,
             after,

@@ -11,6 +11,9 @@
 //! Invariant: rows are only ever appended, by the holder of the chain's row lock. The database itself
 //! refuses UPDATE and DELETE.
 
+use std::borrow::Cow;
+use std::sync::Arc;
+
 use serde::ser::SerializeStruct;
 use serde::{Serialize, Serializer};
 use sha2::{Digest, Sha256};
@@ -129,13 +132,13 @@ pub struct Draft {
     /// What was done: `post_deposit` (and so on, by the transaction's type), `confirm`, `fail`, `cancel`,
     /// `submit`, `kyc`, `status`, `erase`, `share_price`, …
     pub action: &'static str,
-    pub previous_status: Option<String>,
-    pub new_status: Option<String>,
+    pub previous_status: Option<Cow<'static, str>>,
+    pub new_status: Option<Cow<'static, str>>,
     pub amount: Option<Amount>,
     pub shares: Option<Amount>,
     pub after: Option<AmountsAfter>,
     pub actor: Actor,
-    pub request_id: String,
+    pub request_id: Arc<str>,
     /// The trace that it was a part of. A mark to find it by: not part of the hash, nor of what is shown.
     pub trace_id: Option<String>,
     pub at: Timestamp,
@@ -149,14 +152,15 @@ pub struct Entry {
     pub chain: String,
     pub seq: i64,
     pub transaction_id: Option<TransactionId>,
-    pub action: String,
-    pub previous_status: Option<String>,
-    pub new_status: Option<String>,
+    /// This and the two statuses are words of this program, or what a stored row says.
+    pub action: Cow<'static, str>,
+    pub previous_status: Option<Cow<'static, str>>,
+    pub new_status: Option<Cow<'static, str>>,
     pub amount: Option<Amount>,
     pub shares: Option<Amount>,
     pub after: Option<AmountsAfter>,
     pub actor: Actor,
-    pub request_id: String,
+    pub request_id: Arc<str>,
     /// As in [`Draft`]; not hashed.
     pub trace_id: Option<String>,
     pub at: Timestamp,
@@ -183,7 +187,7 @@ impl Draft {
             chain: self.chain,
             seq: head.seq.saturating_add(1),
             transaction_id: self.transaction_id,
-            action: self.action.to_owned(),
+            action: self.action.into(),
             previous_status: self.previous_status,
             new_status: self.new_status,
             amount: self.amount,

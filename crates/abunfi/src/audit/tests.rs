@@ -301,7 +301,7 @@ fn the_worked_example_of_the_document_is_what_the_code_does() {
         transaction_id: Some(TransactionId(id("01890000-0000-7000-8000-000000000002"))),
         action: "post_deposit",
         previous_status: None,
-        new_status: Some("confirmed".to_owned()),
+        new_status: Some("confirmed".into()),
         amount: Some(amount(1_500_000)),
         shares: Some(Amount::ZERO),
         after: Some(AmountsAfter {
@@ -312,10 +312,10 @@ fn the_worked_example_of_the_document_is_what_the_code_does() {
         }),
         actor: Actor {
             kind: ActorKind::ServiceKey,
-            id: "admin".to_owned(),
+            id: "admin".into(),
             session_id: None,
         },
-        request_id: "request-1".to_owned(),
+        request_id: "request-1".into(),
         trace_id: None,
         at: Timestamp::from_micros(1_772_323_200_000_000),
         private: vec![Private {

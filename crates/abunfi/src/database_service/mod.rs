@@ -241,7 +241,7 @@ impl DatabaseService {
             documents.clone(),
             cache.clone(),
             Arc::clone(&clock),
-            default_asset.clone(),
+            default_asset,
             Duration::from_secs(u64::from(config.profile_ttl_seconds)),
         );
         let ledger = ledger::Service::new(
@@ -249,7 +249,7 @@ impl DatabaseService {
             Arc::clone(&relational.audit),
             cache.clone(),
             Arc::clone(&clock),
-            default_asset.clone(),
+            default_asset,
             relational.shards,
         );
         let audit = audit::Service::new(

@@ -301,19 +301,20 @@ pub(super) mod tests {
 
     use super::*;
     use crate::clock::Timestamp;
-    use crate::context::Actor;
+    use crate::context::{Actor, Context, Principal};
     use crate::ids::TransactionId;
     use crate::ledger::{Action, Refusal, StoredAnswer};
 
     pub(in crate::ledger) fn command(user: u128, request: &str) -> Command {
         Command {
             user_id: UserId(uuid::Uuid::from_u128(user)),
-            actor: Actor::system("test"),
-            request_id: request.to_owned(),
-            trace_id: None,
+            context: Arc::new(Context::new(
+                Actor::system("test"),
+                Principal::key_owner("test"),
+                request,
+            )),
             idempotency: None,
             at: Timestamp::EPOCH,
-            salt: [0; 32],
             action: Action::Submit {
                 transaction_id: TransactionId(uuid::Uuid::nil()),
                 tx_hash: None,
@@ -323,7 +324,7 @@ pub(super) mod tests {
 
     pub(in crate::ledger) fn outcome(command: &Command) -> Outcome {
         let answer = StoredAnswer {
-            request_id: command.request_id.clone(),
+            request_id: Arc::clone(&command.context.request_id),
             result: Err(Refusal::TransactionNotFound),
         };
         Outcome {
@@ -370,7 +371,7 @@ pub(super) mod tests {
             }
         });
         let answers = join_all(calls).await;
-        let expected: Vec<String> = (0..100).map(|n| n.to_string()).collect();
+        let expected: Vec<Arc<str>> = (0..100).map(|n| n.to_string().into()).collect();
         assert_eq!(answers, expected);
         assert!(
             batches.lock().unwrap().len() <= 3,
@@ -426,7 +427,7 @@ pub(super) mod tests {
             async move {
                 if commands
                     .iter()
-                    .any(|command| command.request_id == "poison")
+                    .any(|command| *command.context.request_id == *"poison")
                 {
                     return Err(StoreError::unexpected(
                         StoreKind::Relational,
@@ -488,7 +489,9 @@ pub(super) mod tests {
         let commit: Arc<Commit> = Arc::new(|commands: Arc<[Command]>| {
             async move {
                 assert!(
-                    commands.iter().all(|command| command.request_id != "panic"),
+                    commands
+                        .iter()
+                        .all(|command| *command.context.request_id != *"panic"),
                     "seeded"
                 );
                 Ok(commands

@@ -1,5 +1,7 @@
 //! What the ledger refuses, and how.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 use super::{Asset, TransactionStatus, words};
@@ -95,7 +97,7 @@ pub enum Error {
         index: usize,
         refusal: Refusal,
         /// The request that was answered first.
-        request_id: String,
+        request_id: Arc<str>,
         replayed: bool,
     },
     /// `If-Match` or `If-None-Match` did not hold; the version that is there.

@@ -19,6 +19,7 @@ use super::batcher::{Commit, Spread, is_of_one_item, overloaded};
 use super::{Command, Error, Outcome};
 use crate::error::{StoreError, StoreKind};
 use crate::faults::{self, Point};
+use crate::ids::UserId;
 
 /// Items of one lane that are committed together: a crash loses at most this many of each lane, which the retry
 /// then does. More than the batcher's, since here one caller waits for all of them, and each commit is a wait for
@@ -50,8 +51,11 @@ impl std::fmt::Debug for Lanes {
     }
 }
 
-/// A command and its place in the batch.
-type Item = (usize, Command);
+/// Commands that are committed together, and the place of each in the batch.
+struct Part {
+    places: Vec<usize>,
+    commands: Arc<[Command]>,
+}
 
 /// What became of a lane's items.
 #[derive(Default)]
@@ -82,14 +86,20 @@ impl Lanes {
     /// When no lane got anywhere, why; when one of several outcomes is unknown, that.
     pub(super) async fn post(&self, commands: Vec<Command>) -> Result<Outcomes, StoreError> {
         let mut outcomes: Vec<_> = commands.iter().map(|_| None).collect();
-        let mut lanes: BTreeMap<usize, Vec<Item>> = BTreeMap::new();
+        let mut lanes: BTreeMap<usize, Vec<Numbered>> = BTreeMap::new();
         for (place, command) in commands.into_iter().enumerate() {
-            let lane = lanes.entry(self.spread.of(command.user_id)).or_default();
-            lane.push((place, command));
+            let parts = lanes.entry(self.spread.of(command.user_id)).or_default();
+            match parts.last_mut() {
+                Some((places, commands)) if places.len() < COMMIT_CHUNK => {
+                    places.push(place);
+                    commands.push(command);
+                }
+                _ => parts.push((vec![place], vec![command])),
+            }
         }
         let lanes = lanes
             .into_iter()
-            .map(|(lane, items)| self.post_lane(lane, items));
+            .map(|(lane, parts)| self.post_lane(lane, parts.into_iter().map(Part::new).collect()));
         let lanes = join_all(lanes).await;
         if lanes.iter().all(|lane| !lane.got_anywhere) {
             let errors = lanes.iter().filter_map(|lane| lane.stopped.as_ref());
@@ -107,43 +117,38 @@ impl Lanes {
         Ok(outcomes.into_iter().flatten().collect())
     }
 
-    async fn post_lane(&self, lane: usize, items: Vec<Item>) -> Posted {
+    async fn post_lane(&self, lane: usize, mut todo: VecDeque<Part>) -> Posted {
         let mut posted = Posted::default();
         let mut alone = HashSet::new();
-        let mut todo: VecDeque<Vec<Item>> =
-            items.chunks(COMMIT_CHUNK).map(<[Item]>::to_vec).collect();
         while let Some(part) = todo.pop_front() {
             // After an item that failed alone its user's later ones would be out of order.
-            let (late, part): (Vec<Item>, Vec<Item>) = part
-                .into_iter()
-                .partition(|(_, command)| alone.contains(&command.user_id));
+            let (late, part) = part.without(&alone);
             posted.fail(late, &not_tried());
-            if part.is_empty() {
+            if part.places.is_empty() {
                 continue;
             }
-            let commands: Arc<[Command]> =
-                part.iter().map(|(_, command)| command.clone()).collect();
-            match self.commit(lane, commands).await {
+            match self.commit(lane, Arc::clone(&part.commands)).await {
                 Ok(outcomes) => {
-                    let places = part.into_iter().map(|(place, _)| place);
-                    posted.outcomes.extend(places.zip(outcomes));
+                    posted
+                        .outcomes
+                        .extend(part.places.into_iter().zip(outcomes));
                     posted.got_anywhere = true;
                 }
                 // Halved until the item that the store stumbles over stands alone.
-                Err(error) if is_of_one_item(&error) && part.len() > 1 => {
-                    let (before, after) = part.split_at(part.len() / 2);
-                    todo.push_front(after.to_vec());
-                    todo.push_front(before.to_vec());
+                Err(error) if is_of_one_item(&error) && part.places.len() > 1 => {
+                    let [before, after] = part.halves();
+                    todo.push_front(after);
+                    todo.push_front(before);
                 }
                 Err(error) if is_of_one_item(&error) && alone.len() < MAX_ALONE => {
-                    alone.extend(part.iter().map(|(_, command)| command.user_id));
-                    posted.fail(part, &error);
+                    alone.extend(part.commands.iter().map(|command| command.user_id));
+                    posted.fail(part.places, &error);
                     posted.got_anywhere = true;
                 }
                 Err(error) => {
-                    posted.fail(part, &error);
+                    posted.fail(part.places, &error);
                     for rest in todo.drain(..) {
-                        posted.fail(rest, &not_tried());
+                        posted.fail(rest.places, &not_tried());
                     }
                     posted.stopped = Some(error);
                 }
@@ -173,11 +178,50 @@ impl Lanes {
     }
 }
 
+/// The places of commands, and these.
+type Numbered = (Vec<usize>, Vec<Command>);
+
+impl Part {
+    fn new((places, commands): Numbered) -> Self {
+        Self {
+            places,
+            commands: commands.into(),
+        }
+    }
+
+    fn halves(self) -> [Self; 2] {
+        let mut before = self.places;
+        let after = before.split_off(before.len() / 2);
+        let (first, second) = self.commands.split_at(before.len());
+        [(before, first), (after, second)].map(|(places, commands)| Self {
+            places,
+            commands: commands.into(),
+        })
+    }
+
+    /// The places of what is of `users`, and the part without it.
+    fn without(self, users: &HashSet<UserId>) -> (Vec<usize>, Self) {
+        if users.is_empty() {
+            return (Vec::new(), self);
+        }
+        let (mut out, mut left) = (Vec::new(), (Vec::new(), Vec::new()));
+        for (place, command) in self.places.into_iter().zip(self.commands.iter()) {
+            if users.contains(&command.user_id) {
+                out.push(place);
+            } else {
+                left.0.push(place);
+                left.1.push(command.clone());
+            }
+        }
+        (out, Self::new(left))
+    }
+}
+
 impl Posted {
-    fn fail(&mut self, items: Vec<Item>, error: &StoreError) {
-        let failed = items
+    fn fail(&mut self, places: Vec<usize>, error: &StoreError) {
+        let failed = places
             .into_iter()
-            .map(|(place, _)| (place, Err(error.clone().into())));
+            .map(|place| (place, Err(error.clone().into())));
         self.outcomes.extend(failed);
     }
 }
@@ -197,7 +241,6 @@ mod tests {
     use futures::FutureExt;
 
     use super::*;
-    use crate::ids::UserId;
     use crate::ledger::batcher::tests::{command, outcome};
 
     /// `items` commands of `users` in turn.
@@ -211,7 +254,7 @@ mod tests {
     type Parts = Arc<Mutex<Vec<Vec<usize>>>>;
 
     fn item(command: &Command) -> usize {
-        command.request_id.parse().unwrap()
+        command.context.request_id.parse().unwrap()
     }
 
     /// Lanes over a store that does what `says` lets it; and the parts that it did.
@@ -255,7 +298,7 @@ mod tests {
     fn is_done(outcomes: &Outcomes, item: usize) -> bool {
         match &outcomes[item] {
             Ok(outcome) => {
-                assert_eq!(outcome.answer.request_id, item.to_string(), "in its place");
+                assert_eq!(*outcome.answer.request_id, item.to_string(), "in its place");
                 true
             }
             Err(_) => false,

@@ -33,10 +33,10 @@ pub use store::{
     Outcome, Page, Settlement, Store, StoredAnswer, TransactionFilter,
 };
 
-/// What is saved: a currency or a vault's token. 1–12 of `A-Z0-9`.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
-#[serde(transparent)]
-pub struct Asset(String);
+/// What is saved: a currency or a vault's token. 1–12 of `A-Z0-9`, kept in place, since every row of a posting
+/// has one. They are ordered as their texts are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Asset([u8; Asset::MAX_LENGTH]);
 
 impl Asset {
     pub const MAX_LENGTH: usize = 12;
@@ -44,22 +44,38 @@ impl Asset {
     /// `None` unless `code` is 1–12 of `A-Z0-9`.
     #[must_use]
     pub fn parse(code: &str) -> Option<Self> {
-        let well_formed = (1..=Self::MAX_LENGTH).contains(&code.len())
+        let is_well_formed = !code.is_empty()
             && code
                 .bytes()
                 .all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit());
-        well_formed.then(|| Self(code.to_owned()))
+        let mut padded = [0; Self::MAX_LENGTH];
+        padded
+            .get_mut(..code.len())
+            .filter(|_| is_well_formed)?
+            .copy_from_slice(code.as_bytes());
+        Some(Self(padded))
     }
 
     #[must_use]
     pub fn as_str(&self) -> &str {
-        &self.0
+        let length = self.0.iter().take_while(|byte| **byte != 0).count();
+        // Only `parse` makes one, of ASCII.
+        self.0
+            .get(..length)
+            .and_then(|code| std::str::from_utf8(code).ok())
+            .unwrap_or_default()
     }
 }
 
 impl std::fmt::Display for Asset {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(self.as_str())
+    }
+}
+
+impl Serialize for Asset {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
     }
 }
 
@@ -256,4 +272,29 @@ pub struct TrialBalance {
     /// How many accounts these are the sums over. Not a part of the HTTP contract's answer.
     #[serde(skip)]
     pub accounts: i64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn assets_are_codes_of_one_to_twelve_and_in_the_order_of_their_texts() {
+        let codes = ["0", "A", "AB", "ABC", "B", "USDT", "VND", "ZZZZZZZZZZZZ"];
+        let assets = codes.map(|code| Asset::parse(code).unwrap());
+        assert!(assets.is_sorted());
+        for (asset, code) in assets.iter().zip(codes) {
+            assert_eq!((asset.as_str(), asset.to_string().as_str()), (code, code));
+            let json = serde_json::to_string(asset).unwrap();
+            assert_eq!(json, format!("\"{code}\""));
+            assert_eq!(serde_json::from_str::<Asset>(&json).unwrap(), *asset);
+        }
+        for bad in ["", "vnd", "V D", "V\0", "VNĐ", "ZZZZZZZZZZZZZ"] {
+            assert_eq!(Asset::parse(bad), None, "{bad:?}");
+            assert!(
+                serde_json::from_value::<Asset>(bad.into()).is_err(),
+                "{bad:?}"
+            );
+        }
+    }
 }

@@ -69,7 +69,7 @@ pub enum ItemResult {
 #[derive(Debug, Clone)]
 pub struct BatchAnswer {
     /// The request that was answered first.
-    pub request_id: String,
+    pub request_id: Arc<str>,
     pub results: Vec<ItemResult>,
     pub replayed: bool,
 }
@@ -138,14 +138,10 @@ impl Service {
         request.check("").map_err(Error::Invalid)?;
         let now = self.clock.now();
         let transaction = self.transaction_of(user_id, request, now);
-        let command = self.command(
-            ctx,
-            user_id,
-            Action::Post(Box::new(transaction)),
-            "post".to_owned(),
-            key,
-        );
-        self.execute(command).await
+        let action = Action::Post(Box::new(transaction));
+        let key = key.map(|key| idempotency(ctx, "post", key));
+        self.execute(self.command(&Arc::new(ctx.clone()), user_id, action, key))
+            .await
     }
 
     /// The command of a posting, checked, for
@@ -163,7 +159,7 @@ impl Service {
         let now = self.clock.now();
         let transaction = self.transaction_of(user_id, request, now);
         let action = Action::Post(Box::new(transaction));
-        Ok(self.command(ctx, user_id, action, String::new(), None))
+        Ok(self.command(&Arc::new(ctx.clone()), user_id, action, None))
     }
 
     /// Confirms, fails or cancels a pending transaction; durable on return. `only_unsubmitted`: refuse when
@@ -190,9 +186,11 @@ impl Service {
             to,
             details: Box::new(request),
             only_unsubmitted,
+            salt: random_bytes(),
         };
-        let command = self.command(ctx, user_id, action, format!("{}/{id}", to.verb()), key);
-        self.execute(command).await
+        let key = key.map(|key| idempotency(ctx, format!("{}/{id}", to.verb()), key));
+        self.execute(self.command(&Arc::new(ctx.clone()), user_id, action, key))
+            .await
     }
 
     /// A pending withdrawal is on its way: from here on it neither expires nor is cancelled by a session.
@@ -211,8 +209,9 @@ impl Service {
             transaction_id: id,
             tx_hash: request.tx_hash,
         };
-        let command = self.command(ctx, user_id, action, format!("submit/{id}"), key);
-        self.execute(command).await
+        let key = key.map(|key| idempotency(ctx, format!("submit/{id}"), key));
+        self.execute(self.command(&Arc::new(ctx.clone()), user_id, action, key))
+            .await
     }
 
     /// 1 to [`MAX_BATCH_ITEMS`] postings. Atomic: all, or the first that failed. Not atomic: each by itself,
@@ -241,7 +240,7 @@ impl Service {
             .running
             .enter(format!("batch\0{}\0{}", ctx.principal.as_str(), key.key))
             .await?;
-        let (service, ctx) = (self.clone(), ctx.clone());
+        let (service, ctx) = (self.clone(), Arc::new(ctx.clone()));
         uncancelled(async move {
             let _running = running;
             if request.atomic {
@@ -257,7 +256,7 @@ impl Service {
 
     async fn atomic_batch(
         &self,
-        ctx: &Context,
+        ctx: &Arc<Context>,
         request: BatchRequest,
         key: BatchKey,
         now: Timestamp,
@@ -269,7 +268,7 @@ impl Service {
                 Ok((user_id, request)) => {
                     let transaction = self.transaction_of(user_id, request, now);
                     let action = Action::Post(Box::new(transaction));
-                    commands.push(self.command(ctx, user_id, action, String::new(), None));
+                    commands.push(self.command(ctx, user_id, action, None));
                 }
                 Err(more) => faults.extend(more),
             }
@@ -277,7 +276,7 @@ impl Service {
         faults.into_result().map_err(Error::Invalid)?;
         let batch = AtomicBatch {
             key: Some(key),
-            request_id: ctx.request_id.clone(),
+            request_id: Arc::clone(&ctx.request_id),
             commands,
         };
         let (outcome, promises) = outbox::collecting(self.store.post_atomic(&batch)).await;
@@ -313,7 +312,7 @@ impl Service {
 
     async fn itemwise_batch(
         &self,
-        ctx: &Context,
+        ctx: &Arc<Context>,
         request: BatchRequest,
         batch_key: BatchKey,
         key: &RequestKey,
@@ -321,19 +320,24 @@ impl Service {
     ) -> Result<BatchAnswer, Error> {
         let claim = self.store.claim_batch(&batch_key, &ctx.request_id).await?;
         let (request_id, is_again) = match claim {
-            BatchClaim::New => (ctx.request_id.clone(), false),
+            BatchClaim::New => (Arc::clone(&ctx.request_id), false),
             BatchClaim::Again { request_id } => (request_id, true),
         };
+        let shared_key = idempotency(ctx, "", key.clone());
         let mut results: Vec<Option<ItemResult>> = Vec::with_capacity(request.items.len());
-        let mut commands = Vec::new();
-        let mut places = Vec::new();
+        let mut commands = Vec::with_capacity(request.items.len());
+        let mut places = Vec::with_capacity(request.items.len());
         for (index, item) in request.items.into_iter().enumerate() {
             match item.and_then(|item| checked(item, index)) {
                 Ok((user_id, request)) => {
                     let transaction = self.transaction_of(user_id, request, now);
                     let action = Action::Post(Box::new(transaction));
-                    let scope = format!("batch/{index}");
-                    commands.push(self.command(ctx, user_id, action, scope, Some(key.clone())));
+                    let key = Idempotency {
+                        scope: format!("batch/{index}").into(),
+                        is_new: !is_again,
+                        ..shared_key.clone()
+                    };
+                    commands.push(self.command(ctx, user_id, action, Some(key)));
                     places.push(index);
                     results.push(None);
                 }
@@ -391,28 +395,19 @@ impl Service {
 
     fn command(
         &self,
-        ctx: &Context,
+        context: &Arc<Context>,
         user_id: UserId,
         action: Action,
-        scope: String,
-        key: Option<RequestKey>,
+        idempotency: Option<Idempotency>,
     ) -> Command {
         Command {
             user_id,
-            actor: ctx.actor.clone(),
-            request_id: ctx.request_id.clone(),
-            trace_id: ctx.trace_id.clone(),
-            idempotency: key.map(|key| Idempotency {
-                principal: ctx.principal.clone(),
-                scope,
-                key: key.key,
-                fingerprint: key.fingerprint,
-            }),
+            context: Arc::clone(context),
+            idempotency,
             at: match &action {
                 Action::Post(transaction) => transaction.created_at,
                 _ => self.clock.now(),
             },
-            salt: random_bytes(),
             action,
         }
     }
@@ -423,7 +418,7 @@ impl Service {
             user_id,
             kind: request.kind,
             status: request.status,
-            asset: request.asset.unwrap_or_else(|| self.default_asset.clone()),
+            asset: request.asset.unwrap_or(self.default_asset),
             amount: request.amount,
             shares: request.shares,
             expires_at: request.expires_at,
@@ -436,7 +431,7 @@ impl Service {
             confirmations: request.confirmations,
             exchange_rate: request.exchange_rate,
             amount_vnd: request.amount_vnd,
-            metadata: canonical_order(&request.metadata),
+            metadata: canonical_order(request.metadata),
             error_message: None,
             created_at: now,
             confirmed_at: None,
@@ -557,7 +552,7 @@ impl Service {
             .store
             .expired_holds(self.clock.now(), EXPIRY_BATCH)
             .await?;
-        let ctx = Context::system("expiry");
+        let ctx = Arc::new(Context::system("expiry"));
         let commands: Arc<[Command]> = due
             .into_iter()
             .map(|(user_id, transaction_id)| {
@@ -570,8 +565,9 @@ impl Service {
                     to: Settlement::Cancel,
                     details: Box::new(details),
                     only_unsubmitted: true,
+                    salt: random_bytes(),
                 };
-                self.command(&ctx, user_id, action, String::new(), None)
+                self.command(&ctx, user_id, action, None)
             })
             .collect();
         if commands.is_empty() {
@@ -627,14 +623,14 @@ fn checked(
 
 /// The same value with its keys in canonical order, so that an answer that is rebuilt from what is stored
 /// has the same bytes.
-fn canonical_order(metadata: &serde_json::Value) -> serde_json::Value {
+fn canonical_order(metadata: serde_json::Value) -> serde_json::Value {
     if metadata.as_object().is_some_and(serde_json::Map::is_empty) {
-        return metadata.clone();
+        return metadata;
     }
-    parse_json(canonical_json(metadata).as_bytes(), usize::MAX)
+    parse_json(canonical_json(&metadata).as_bytes(), usize::MAX)
         .ok()
         .and_then(|parsed| parsed.into_value().ok())
-        .unwrap_or_else(|| metadata.clone())
+        .unwrap_or(metadata)
 }
 
 fn did_nothing(outcome: &Result<Outcome, Error>) -> bool {
@@ -658,6 +654,17 @@ fn tags_of(commands: &[Command]) -> Vec<String> {
     let users: std::collections::BTreeSet<UserId> =
         commands.iter().map(|command| command.user_id).collect();
     users.into_iter().map(user_tag).collect()
+}
+
+/// `key` in the part of the service that `scope` names.
+fn idempotency(ctx: &Context, scope: impl Into<Arc<str>>, key: RequestKey) -> Idempotency {
+    Idempotency {
+        principal: ctx.principal.clone(),
+        scope: scope.into(),
+        key: key.key.into(),
+        is_new: false,
+        fingerprint: key.fingerprint,
+    }
 }
 
 fn running_name(user_id: UserId, idempotency: &Idempotency) -> String {

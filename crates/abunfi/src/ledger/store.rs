@@ -1,5 +1,7 @@
 //! What the ledger asks of a relational store. One method is one atomic unit.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -10,7 +12,7 @@ use super::{
 };
 use crate::audit::AuditRow;
 use crate::clock::Timestamp;
-use crate::context::{Actor, Principal};
+use crate::context::{Context, Principal};
 use crate::error::StoreError;
 use crate::ids::{TransactionId, UserId};
 use crate::money::{Amount, Decimal18};
@@ -21,9 +23,12 @@ pub struct Idempotency {
     pub principal: Principal,
     /// The route with its ids (`post`, `confirm/{tx}`, `batch/{index}`, …): the same key elsewhere is
     /// another request.
-    pub scope: String,
+    pub scope: Arc<str>,
     /// 1–255 visible ASCII characters, as the client gave it.
-    pub key: String,
+    pub key: Arc<str>,
+    /// Nothing was ever done under the key: the caller has just claimed it. A store may look for an answer only
+    /// once it finds that this is not so.
+    pub is_new: bool,
     /// SHA-256 over method, path and canonical body.
     pub fingerprint: [u8; 32],
 }
@@ -32,14 +37,11 @@ pub struct Idempotency {
 #[derive(Debug, Clone)]
 pub struct Command {
     pub user_id: UserId,
-    pub actor: Actor,
-    pub request_id: String,
-    pub trace_id: Option<String>,
+    /// Who asks for it. Shared by the commands of a batch.
+    pub context: Arc<Context>,
     pub idempotency: Option<Idempotency>,
     /// The time it is said to have happened; within a chain it never runs backwards.
     pub at: Timestamp,
-    /// Fresh randomness for the commitment to the reason (see `audit`).
-    pub salt: [u8; 32],
     pub action: Action,
 }
 
@@ -54,6 +56,8 @@ pub enum Action {
         details: Box<Details>,
         /// Refuse when it was submitted: for sessions and for expiry.
         only_unsubmitted: bool,
+        /// Fresh randomness for the commitment to the reason (see `audit`).
+        salt: [u8; 32],
     },
     /// A pending withdrawal is on its way: no expiry, no cancelling by a session from here on.
     Submit {
@@ -107,7 +111,7 @@ pub struct Details {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct StoredAnswer {
     /// The request that was answered first; a replay says it again, byte for byte.
-    pub request_id: String,
+    pub request_id: Arc<str>,
     pub result: Result<Posted, Refusal>,
 }
 
@@ -132,7 +136,7 @@ pub struct BatchKey {
 #[derive(Debug, Clone)]
 pub struct AtomicBatch {
     pub key: Option<BatchKey>,
-    pub request_id: String,
+    pub request_id: Arc<str>,
     /// Their `idempotency` is `None`: the batch's key covers them.
     pub commands: Vec<Command>,
 }
@@ -140,7 +144,7 @@ pub struct AtomicBatch {
 /// The final answer to an atomic batch, as it is kept for replays.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct BatchOutcome {
-    pub request_id: String,
+    pub request_id: Arc<str>,
     pub result: Result<Vec<Posted>, (usize, Refusal)>,
     #[serde(skip)]
     pub replayed: bool,
@@ -161,7 +165,7 @@ pub enum BatchClaim {
     /// Nobody used the key before.
     New,
     /// The same batch was started before, by the request of this id: items that are done will replay.
-    Again { request_id: String },
+    Again { request_id: Arc<str> },
 }
 
 /// Which of a user's transactions.

@@ -1,5 +1,7 @@
 //! A user who exists only inside a transaction that is rolled back.
 
+use std::sync::Arc;
+
 use serde_json::json;
 
 use super::runner::{Because, Found};
@@ -84,7 +86,7 @@ impl Sample {
                     .map(|_| ReferralCode::from_random(random_bytes()))
                     .collect(),
                 referred_by: None,
-                default_asset: platform.ledger().default_asset().clone(),
+                default_asset: *platform.ledger().default_asset(),
                 documents,
                 at: now,
             },
@@ -117,15 +119,13 @@ impl Sample {
             to,
             details: Box::new(Details::default()),
             only_unsubmitted: false,
+            salt: random_bytes(),
         };
         Command {
             user_id: self.user.id,
-            actor: self.ctx.actor.clone(),
-            request_id: self.ctx.request_id.clone(),
-            trace_id: None,
+            context: Arc::new(self.ctx.clone()),
             idempotency: None,
             at: self.now,
-            salt: random_bytes(),
             action,
         }
     }

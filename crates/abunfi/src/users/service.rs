@@ -110,7 +110,7 @@ impl Service {
                 .map(|_| ReferralCode::from_random(random_bytes()))
                 .collect(),
             referred_by: request.referred_by,
-            default_asset: self.default_asset.clone(),
+            default_asset: self.default_asset,
             documents: FirstDocuments {
                 preferences: NewDocument::of(&preferences),
                 metadata: NewDocument::of(&metadata),

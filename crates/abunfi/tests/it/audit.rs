@@ -1,7 +1,9 @@
 //! The trail: append-only in the database itself, chained by hashes, read newest first.
 
+use std::sync::Arc;
+
 use abunfi::audit::{AuditRow, HistoryCursor, PLATFORM, USER_CHAIN};
-use abunfi::context::{Actor, ActorKind};
+use abunfi::context::{Actor, ActorKind, Context, Principal};
 use abunfi::ids::{KeyId, SessionId, UserId, random_bytes};
 use abunfi::ledger::{Command, Page, Settlement};
 use abunfi::users::{KycChange, KycStatus};
@@ -255,15 +257,17 @@ async fn every_actor_is_kept_as_it_was(stores: &Relational) {
         Actor::system("expiry"),
         Actor {
             kind: ActorKind::ServiceKey,
-            id: "admin".to_owned(),
+            id: "admin".into(),
             session_id: None,
         },
     ];
     for actor in &actors {
         let command = Command {
-            actor: actor.clone(),
-            request_id: "xin-chào-1".to_owned(),
-            trace_id: None,
+            context: Arc::new(Context::new(
+                actor.clone(),
+                Principal::key_owner("admin"),
+                "xin-chào-1",
+            )),
             ..deposit(user, 1)
         };
         stores.posted(command).await;
@@ -271,7 +275,7 @@ async fn every_actor_is_kept_as_it_was(stores: &Relational) {
     let rows = stores.check_chain(user, "VND").await;
     let kept: Vec<_> = rows.iter().map(|row| row.actor.clone()).collect();
     assert_eq!(kept, actors);
-    assert!(rows.iter().all(|row| row.request_id == "xin-chào-1"));
+    assert!(rows.iter().all(|row| *row.request_id == *"xin-chào-1"));
 }
 
 /// Chains `USDT`, `VND` and `user`, some of their rows at the same time.
@@ -344,7 +348,7 @@ async fn a_history_is_listed_newest_first(stores: &Relational) {
     assert_eq!(places, sorted, "by time, chain and seq, all descending");
     for row in &rows {
         assert_eq!(row.entry.hash, row.entry.computed_hash());
-        let reason = match row.entry.action.as_str() {
+        let reason = match row.entry.action.as_ref() {
             "post_deposit" | "post_withdraw" => None,
             "cancel" => Some(format!(
                 "reason {}",

@@ -588,7 +588,7 @@ async fn a_change_of_status_is_audited_and_reaches_the_accounts(stores: &Relatio
         .iter()
         .map(|row| {
             (
-                row.action.as_str(),
+                row.action.as_ref(),
                 row.previous_status.as_deref(),
                 row.new_status.as_deref(),
             )

@@ -171,7 +171,7 @@ impl Batch {
         let place = || format!("user {}, chain {}, row {}", key.0, key.1, row.seq);
         let amount = row.amount.map_or(0, |amount| amount.micros());
         let shares = row.shares.map_or(0, |shares| shares.micros());
-        let status = row.new_status.clone().unwrap_or_default();
+        let status = row.new_status.as_deref().unwrap_or_default();
         let posted = row.action.strip_prefix("post_");
         if let Some(kind) = posted {
             if !KINDS.contains(&kind) || row.previous_status.is_some() {
@@ -182,7 +182,7 @@ impl Batch {
                 kind: kind.to_owned(),
                 amount,
                 shares,
-                status: status.clone(),
+                status: status.to_owned(),
                 is_there: false,
                 legs: (0, 0, 0),
             };
@@ -204,7 +204,7 @@ impl Batch {
         if !follows {
             report.found(|| format!("{}: it does not follow from the rows before", place()));
         }
-        transaction.status.clone_from(&status);
+        status.clone_into(&mut transaction.status);
         let kind = transaction.kind.clone();
         let Some(chain) = self.chains.get_mut(key) else {
             return;
@@ -223,7 +223,7 @@ impl Batch {
                 before,
                 posted.is_some(),
                 &kind,
-                &status,
+                status,
                 amount,
                 shares,
                 &row.action,

@@ -7,6 +7,7 @@
 //! Invariant: a command that is refused changes nothing in the books but its own idempotency row.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
@@ -183,7 +184,7 @@ impl Account {
 
     fn balance(&self, asset: &Asset) -> BalanceAfter {
         BalanceAfter {
-            asset: asset.clone(),
+            asset: *asset,
             available: self.available,
             locked: self.locked,
             total: self
@@ -229,8 +230,8 @@ pub struct LedgerEntry {
 pub struct AnswerKey {
     pub user_id: UserId,
     pub principal: Principal,
-    pub scope: String,
-    pub key: String,
+    pub scope: Arc<str>,
+    pub key: Arc<str>,
 }
 
 impl AnswerKey {
@@ -253,9 +254,9 @@ impl AnswerKey {
         let hash: [u8; 32] = Sha256::new()
             .chain_update(self.principal.as_str())
             .chain_update([0])
-            .chain_update(&self.scope)
+            .chain_update(self.scope.as_bytes())
             .chain_update([0])
-            .chain_update(&self.key)
+            .chain_update(self.key.as_bytes())
             .finalize()
             .into();
         uuid::Uuid::from_bytes(hash.first_chunk().copied().unwrap_or_default())
@@ -307,12 +308,12 @@ impl Kept {
 #[must_use]
 pub fn rebuild(
     transaction: Transaction,
-    request_id: String,
+    request_id: Arc<str>,
     seq: i64,
     after: &AmountsAfter,
 ) -> StoredAnswer {
     let balance = BalanceAfter {
-        asset: transaction.asset.clone(),
+        asset: transaction.asset,
         available: after.available,
         locked: after.locked,
         total: after
@@ -405,14 +406,22 @@ impl Books {
                 to,
                 details,
                 only_unsubmitted,
-            } => self.settle(command, *transaction_id, *to, details, *only_unsubmitted),
+                salt,
+            } => self.settle(
+                command,
+                *transaction_id,
+                *to,
+                details,
+                *only_unsubmitted,
+                salt,
+            ),
             Action::Submit {
                 transaction_id,
                 tx_hash,
             } => self.submit(command, *transaction_id, tx_hash.as_deref()),
         };
         let answer = StoredAnswer {
-            request_id: command.request_id.clone(),
+            request_id: Arc::clone(&command.context.request_id),
             result,
         };
         if let (Some(key), Some(idempotency)) = (key, &command.idempotency)
@@ -448,7 +457,15 @@ impl Books {
                     to,
                     details,
                     only_unsubmitted,
-                } => self.settle(command, *transaction_id, *to, details, *only_unsubmitted),
+                    salt,
+                } => self.settle(
+                    command,
+                    *transaction_id,
+                    *to,
+                    details,
+                    *only_unsubmitted,
+                    salt,
+                ),
                 Action::Submit {
                     transaction_id,
                     tx_hash,
@@ -475,7 +492,7 @@ impl Books {
     }
 
     fn post(&mut self, command: &Command, request: &Transaction) -> Result<Posted, Refusal> {
-        let mut account = self.account(&(command.user_id, request.asset.clone()))?;
+        let mut account = self.account(&(command.user_id, request.asset))?;
         if account.owner_status != UserStatus::Active {
             return Err(Refusal::UserNotActive {
                 status: account.owner_status.to_string(),
@@ -528,6 +545,7 @@ impl Books {
         to: Settlement,
         details: &Details,
         only_unsubmitted: bool,
+        salt: &[u8; 32],
     ) -> Result<Posted, Refusal> {
         let (mut account, mut transaction) = self.pending(command.user_id, id, stage_of(to))?;
         let submitted = transaction.submitted_at.is_some();
@@ -557,7 +575,7 @@ impl Books {
             action: to.verb(),
             from,
             at,
-            reason: details.reason.as_deref(),
+            reason: details.reason.as_deref().map(|reason| (reason, salt)),
         };
         Ok(self.enter(command, account, transaction, change))
     }
@@ -611,7 +629,7 @@ impl Books {
                 to,
             });
         }
-        let account = self.account(&(user, transaction.asset.clone()))?;
+        let account = self.account(&(user, transaction.asset))?;
         Ok((account, transaction.clone()))
     }
 
@@ -672,20 +690,20 @@ impl Books {
             chain: transaction.asset.to_string(),
             transaction_id: Some(transaction.id),
             action: change.action,
-            previous_status: change.from.map(|status| status.to_string()),
-            new_status: Some(transaction.status.to_string()),
+            previous_status: change.from.map(|status| status.as_str().into()),
+            new_status: Some(transaction.status.as_str().into()),
             amount: Some(transaction.amount),
             shares: Some(transaction.shares),
             after: Some(account.amounts()),
-            actor: command.actor.clone(),
-            request_id: command.request_id.clone(),
-            trace_id: command.trace_id.clone(),
+            actor: command.context.actor.clone(),
+            request_id: Arc::clone(&command.context.request_id),
+            trace_id: command.context.trace_id.clone(),
             at: change.at,
             private: change
                 .reason
-                .map(|reason| Private {
+                .map(|(reason, salt)| Private {
                     field: PrivateField::Reason,
-                    salt: command.salt,
+                    salt: *salt,
                     value: reason.to_owned(),
                 })
                 .into_iter()
@@ -712,8 +730,8 @@ impl Books {
             self.tx_hashes
                 .insert((command.user_id, transaction.kind, hash.clone()));
         }
-        let key = (command.user_id, transaction.asset.clone());
-        self.effects.accounts.insert(key.clone());
+        let key = (command.user_id, transaction.asset);
+        self.effects.accounts.insert(key);
         self.accounts.insert(key, account);
         self.transactions
             .insert((command.user_id, transaction.id), transaction);
@@ -727,7 +745,8 @@ struct Change<'a> {
     action: &'static str,
     from: Option<TransactionStatus>,
     at: Timestamp,
-    reason: Option<&'a str>,
+    /// The reason that was given, with the salt of the commitment to it.
+    reason: Option<(&'a str, &'a [u8; 32])>,
 }
 
 /// What the first audit row of a transaction says was done. The type is in it, and so in the hash: it decides
@@ -786,7 +805,7 @@ fn legs(transaction: &Transaction, at: Timestamp) -> [LedgerEntry; 2] {
         user_id: transaction.user_id,
         transaction_id: transaction.id,
         account,
-        asset: transaction.asset.clone(),
+        asset: transaction.asset,
         amount,
         at,
     })
@@ -807,15 +826,30 @@ pub struct References {
 impl References {
     #[must_use]
     pub fn of(commands: &[Command]) -> Self {
+        Self::gather(commands, |_| true)
+    }
+
+    /// The same without the answers to [new](Idempotency::is_new) requests, for a store that notices when it
+    /// writes an answer that is there already.
+    #[must_use]
+    pub fn trusting(commands: &[Command]) -> Self {
+        Self::gather(commands, |idempotency| !idempotency.is_new)
+    }
+
+    fn gather(commands: &[Command], is_looked_for: impl Fn(&Idempotency) -> bool) -> Self {
         let mut refs = Self::default();
         for command in commands {
             let user = command.user_id;
-            if let Some(idempotency) = &command.idempotency {
+            if let Some(idempotency) = command
+                .idempotency
+                .as_ref()
+                .filter(|key| is_looked_for(key))
+            {
                 refs.answers.insert(AnswerKey::of(user, idempotency));
             }
             let tx_hash = match &command.action {
                 Action::Post(transaction) => {
-                    refs.accounts.insert((user, transaction.asset.clone()));
+                    refs.accounts.insert((user, transaction.asset));
                     if let Some(reference) = &transaction.client_reference {
                         refs.client_references.insert((user, reference.clone()));
                     }

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::context::Actor;
+use crate::context::{Actor, Context};
 use crate::ids::UserId;
 use crate::money::SignedSum;
 
@@ -65,12 +65,13 @@ fn transaction(
 fn command(n: i64, action: Action) -> Command {
     Command {
         user_id: user(),
-        actor: Actor::system("test"),
-        request_id: format!("r{n}"),
-        trace_id: None,
+        context: Arc::new(Context::new(
+            Actor::system("test"),
+            Principal::key_owner("test"),
+            format!("r{n}"),
+        )),
         idempotency: None,
         at: Timestamp::from_micros(n),
-        salt: [1; 32],
         action,
     }
 }
@@ -91,6 +92,7 @@ fn settle(n: i64, target: u128, to: Settlement) -> Command {
             to,
             details: Box::default(),
             only_unsubmitted: false,
+            salt: [1; 32],
         },
     )
 }
@@ -98,8 +100,9 @@ fn settle(n: i64, target: u128, to: Settlement) -> Command {
 fn keyed(mut command: Command, key: &str, fingerprint: u8) -> Command {
     command.idempotency = Some(Idempotency {
         principal: Principal::key_owner("test"),
-        scope: "post".to_owned(),
-        key: key.to_owned(),
+        scope: "post".into(),
+        key: key.into(),
+        is_new: false,
         fingerprint: [fingerprint; 32],
     });
     command
@@ -188,6 +191,7 @@ fn a_submitted_withdrawal_is_not_cancelled_by_a_session_but_by_a_service() {
             to: Cancel,
             details: Box::default(),
             only_unsubmitted: true,
+            salt: [1; 32],
         },
     );
     assert_eq!(

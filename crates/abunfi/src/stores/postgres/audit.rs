@@ -9,7 +9,7 @@ use super::columns::{Columns, at, column, limit, sparse};
 use super::lane::scoped;
 use super::{Postgres, user_exists};
 use crate::audit::{
-    AmountsAfter, AuditRow, Draft, Entry, GENESIS, Head, HistoryCursor, Private, Store,
+    AmountsAfter, AuditRow, Draft, Entry, GENESIS, Hash, Head, HistoryCursor, Private, Store,
 };
 use crate::context::{Actor, ActorKind};
 use crate::error::StoreError;
@@ -65,7 +65,8 @@ async fn insert(
     private: &[(usize, Private)],
 ) -> Result<(), sqlx::Error> {
     if !entries.is_empty() {
-        bind(sqlx::query(INSERT), entries)
+        let rows: Vec<&Entry> = entries.iter().collect();
+        bind(sqlx::query(INSERT), &rows)
             .execute(&mut *connection)
             .await?;
     }
@@ -102,18 +103,18 @@ const INSERT: &str = "INSERT INTO audit (
 /// Binds the columns of `entries` as the next 23 parameters: arrays, in the order of [`INSERT`].
 pub(super) fn bind<'q>(
     query: Query<'q, sqlx::Postgres, PgArguments>,
-    entries: &[Entry],
+    entries: &[&Entry],
 ) -> Query<'q, sqlx::Postgres, PgArguments> {
     let after =
         |of: fn(&AmountsAfter) -> i64| sparse(entries, |entry| entry.after.as_ref().map(of));
     query
         .bind(column(entries, |entry| entry.user_id.0))
-        .bind(column(entries, |entry| entry.chain.clone()))
+        .bind(column(entries, |entry| entry.chain.as_str()))
         .bind(column(entries, |entry| entry.seq))
         .bind(sparse(entries, |entry| entry.transaction_id.map(|id| id.0)))
-        .bind(column(entries, |entry| entry.action.clone()))
-        .bind(sparse(entries, |entry| entry.previous_status.clone()))
-        .bind(sparse(entries, |entry| entry.new_status.clone()))
+        .bind(column(entries, |entry| entry.action.as_ref()))
+        .bind(sparse(entries, |entry| entry.previous_status.as_deref()))
+        .bind(sparse(entries, |entry| entry.new_status.as_deref()))
         .bind(sparse(entries, |entry| entry.amount.map(Amount::micros)))
         .bind(sparse(entries, |entry| entry.shares.map(Amount::micros)))
         .bind(after(|after| after.available.micros()))
@@ -121,21 +122,21 @@ pub(super) fn bind<'q>(
         .bind(after(|after| after.shares.micros()))
         .bind(after(|after| after.locked_shares.micros()))
         .bind(column(entries, |entry| entry.actor.kind.as_str()))
-        .bind(column(entries, |entry| entry.actor.id.clone()))
+        .bind(column(entries, |entry| entry.actor.id.as_ref()))
         .bind(sparse(entries, |entry| {
             entry.actor.session_id.map(|id| id.0)
         }))
-        .bind(column(entries, |entry| entry.request_id.clone()))
+        .bind(column(entries, |entry| entry.request_id.as_ref()))
         .bind(column(entries, |entry| at(entry.at)))
         .bind(sparse(entries, |entry| {
-            entry.reason_commitment.map(Vec::from)
+            entry.reason_commitment.as_ref().map(Hash::as_slice)
         }))
         .bind(sparse(entries, |entry| {
-            entry.data_commitment.map(Vec::from)
+            entry.data_commitment.as_ref().map(Hash::as_slice)
         }))
-        .bind(column(entries, |entry| entry.previous_hash.to_vec()))
-        .bind(column(entries, |entry| entry.hash.to_vec()))
-        .bind(sparse(entries, |entry| entry.trace_id.clone()))
+        .bind(column(entries, |entry| entry.previous_hash.as_slice()))
+        .bind(column(entries, |entry| entry.hash.as_slice()))
+        .bind(sparse(entries, |entry| entry.trace_id.as_deref()))
 }
 
 async fn insert_private(
@@ -188,18 +189,18 @@ pub(super) fn audit_row(row: &PgRow) -> Result<AuditRow, sqlx::Error> {
         chain: row.text("chain")?,
         seq: row.integer("seq")?,
         transaction_id: row.optional_id("transaction_id")?,
-        action: row.text("action")?,
-        previous_status: row.optional_text("previous_status")?,
-        new_status: row.optional_text("new_status")?,
+        action: row.text("action")?.into(),
+        previous_status: row.optional_text("previous_status")?.map(Into::into),
+        new_status: row.optional_text("new_status")?.map(Into::into),
         amount: row.optional_amount("amount")?,
         shares: row.optional_amount("shares")?,
         after,
         actor: Actor {
             kind: row.parsed("actor_kind", ActorKind::from_name)?,
-            id: row.text("actor_id")?,
+            id: row.text("actor_id")?.into(),
             session_id: row.optional_id("actor_session_id")?,
         },
-        request_id: row.text("request_id")?,
+        request_id: row.text("request_id")?.into(),
         trace_id: row.optional_text("trace_id")?,
         at: row.timestamp("at")?,
         reason_commitment: row.optional_hash("reason_commitment")?,

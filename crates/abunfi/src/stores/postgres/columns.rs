@@ -150,9 +150,8 @@ pub(super) fn column<'r, R, T>(rows: &'r [R], of: impl Fn(&'r R) -> T) -> Vec<T>
 /// The same for a column that few rows have, or none: then the array is empty, which costs nothing, and
 /// `unnest` fills it up with NULL beside longer ones.
 pub(super) fn sparse<'r, R, T>(rows: &'r [R], of: impl Fn(&'r R) -> Option<T>) -> Vec<Option<T>> {
-    let values = column(rows, of);
-    if values.iter().all(Option::is_none) {
+    if rows.iter().all(|row| of(row).is_none()) {
         return Vec::new();
     }
-    values
+    column(rows, of)
 }

@@ -99,8 +99,9 @@ impl Transaction for PostgresTransaction {
         self.check_whole()?;
         let deadline = self.open.deadline();
         let connection = self.open.connection();
+        let commands = std::slice::from_ref(command);
         let ran = timeout_at(deadline, async {
-            ledger::post_in(connection, std::slice::from_ref(command))
+            ledger::post_in(connection, commands, ledger::NewKeys::LookedUp)
                 .await
                 .map_err(Abort::Driver)
         })

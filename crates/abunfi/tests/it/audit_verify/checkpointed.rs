@@ -272,7 +272,7 @@ async fn write_anew(stores: &Relational, user: UserId, from: i64) -> Vec<Entry> 
     for entry in &mut rows {
         if entry.seq >= from {
             entry.previous_hash = before;
-            entry.request_id = "another".to_owned();
+            entry.request_id = "another".into();
             entry.hash = entry.computed_hash();
             statements.push(format!(
                 "UPDATE audit SET request_id = 'another', previous_hash = {}, hash = {}

@@ -58,7 +58,7 @@ async fn a_type_that_does_not_exist_is_found(stores: &Relational) {
     checkpoint(stores).await;
     stores.posted(deposit(an, 1)).await;
     let set = "action = 'post_gift'";
-    let seq = forge_newest(stores, an, set, |row| row.action = "post_gift".to_owned()).await;
+    let seq = forge_newest(stores, an, set, |row| row.action = "post_gift".into()).await;
     for report in both(stores).await {
         let expected = "post_ and a type of transaction";
         assert_only(&report, &row(an, seq), "action", expected, "post_gift");
@@ -71,7 +71,7 @@ async fn a_posting_with_a_status_before_it_is_found(stores: &Relational) {
     stores.posted(deposit(an, 1)).await;
     let set = "previous_status = 'pending'";
     let seq = forge_newest(stores, an, set, |row| {
-        row.previous_status = Some("pending".to_owned());
+        row.previous_status = Some("pending".into());
     })
     .await;
     for report in both(stores).await {
@@ -96,7 +96,7 @@ async fn a_settlement_that_says_that_it_posts_is_found(stores: &Relational) {
         .await;
     let set = "action = 'post_withdraw'";
     let seq = forge_newest(stores, books.an, set, |row| {
-        row.action = "post_withdraw".to_owned();
+        row.action = "post_withdraw".into();
     })
     .await;
     for report in both(stores).await {
@@ -120,7 +120,7 @@ async fn a_row_of_an_account_without_a_transaction_is_found(stores: &Relational)
     let set = "transaction_id = NULL, action = 'note', available_after = available_after - 1000000";
     let seq = forge_newest(stores, an, set, |row| {
         row.transaction_id = None;
-        row.action = "note".to_owned();
+        row.action = "note".into();
         let after = row.after.as_mut().unwrap();
         after.available = after.available.checked_sub(one).unwrap();
     })

@@ -610,7 +610,7 @@ async fn a_row_with_a_new_hash_breaks_the_link_after_it(stores: &Relational) {
     stores.posted(deposit(books.an, 1)).await;
     let mut rows = stores.check_chain(books.an, "VND").await;
     let entry = &mut rows[5];
-    entry.actor.id = "somebody else".to_owned();
+    entry.actor.id = "somebody else".into();
     let (new, old) = (entry.computed_hash(), entry.hash);
     let set = format!("actor_id = 'somebody else', hash = {}", bytes(stores, &new));
     tamper(stores, &[update_row(stores, books.an, 6, &set)]).await;

@@ -479,7 +479,7 @@ async fn erasing_leaves_everything_verifiable_and_is_said_once(stores: &Relation
     let said: Vec<_> = rows.iter().filter(|row| row.action == "erase").collect();
     assert_eq!(said.len(), 1, "and says nothing");
     assert_eq!(
-        (said[0].actor.clone(), said[0].request_id.as_str()),
+        (said[0].actor.clone(), said[0].request_id.as_ref()),
         (operator.actor.clone(), "erasure-1")
     );
     let nobody = UserId::new(at(0));

@@ -64,7 +64,10 @@ async fn a_slice_of_two_hundred_mixed_postings_gives_each_its_own_result(stores:
     for (index, (command, result)) in commands.iter().zip(results).enumerate() {
         let outcome = result.unwrap();
         let second_round = index >= 100;
-        assert_eq!(outcome.answer.request_id, command.request_id, "{index}");
+        assert_eq!(
+            outcome.answer.request_id, command.context.request_id,
+            "{index}"
+        );
         assert!(!outcome.replayed, "{index}: each user has keys of its own");
         match (index % 10, outcome.answer.result) {
             (0 | 1 | 3 | 4 | 7 | 8, Ok(posted)) => {
@@ -203,7 +206,7 @@ fn atomic(key: Option<(&str, u8)>, commands: Vec<Command>) -> AtomicBatch {
     let at = next_time();
     AtomicBatch {
         key: key.map(|(key, body)| batch_key(key, body)),
-        request_id: format!("batch-{}", at.micros()),
+        request_id: format!("batch-{}", at.micros()).into(),
         commands,
     }
 }
@@ -440,7 +443,7 @@ async fn a_batch_is_claimed_once(stores: &Relational) {
         BatchClaim::New
     );
     let again = BatchClaim::Again {
-        request_id: "first".to_owned(),
+        request_id: "first".into(),
     };
     assert_eq!(claim(batch_key("k", 1), "second").await.unwrap(), again);
     let reused = claim(batch_key("k", 2), "third").await;
@@ -469,7 +472,7 @@ async fn a_batch_is_claimed_once(stores: &Relational) {
         .collect();
     assert_eq!(new.len(), 1, "{claims:?}");
     let winner = BatchClaim::Again {
-        request_id: format!("request-{}", new[0]),
+        request_id: format!("request-{}", new[0]).into(),
     };
     assert_eq!(claims.iter().filter(|claim| **claim == winner).count(), 7);
 }

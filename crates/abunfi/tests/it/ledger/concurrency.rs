@@ -256,7 +256,7 @@ async fn post_at_random(
                     .clone()
                     .map(|posted| posted.transaction.id);
                 seen.keyed
-                    .push(((command.user_id, key.key.clone()), answer));
+                    .push(((command.user_id, key.key.to_string()), answer));
             }
             let Ok(posted) = outcome.answer.result else {
                 continue;
@@ -358,7 +358,7 @@ async fn readers_see_whole_postings_only(stores: &Relational) {
                 // Money changes hands: the sum over all stays 400 in every whole state.
                 let batch = AtomicBatch {
                     key: None,
-                    request_id: "move".to_owned(),
+                    request_id: "move".into(),
                     commands: vec![
                         withdraw(users[moves % 4], 1),
                         deposit(users[(moves + 1) % 4], 1),

@@ -73,7 +73,7 @@ async fn several_instances_cancel_each_hold_once_and_never_a_submitted_one(store
         assert_eq!(history.len(), 2, "posted, and cancelled once");
         let newest = &history[0];
         assert_eq!(newest.reason.as_deref(), Some("expired"));
-        assert_eq!(newest.entry.actor.id, "expiry");
+        assert_eq!(&*newest.entry.actor.id, "expiry");
         assert_eq!(newest.entry.new_status.as_deref(), Some("cancelled"));
     }
     for id in submitted.iter().chain([&later]) {

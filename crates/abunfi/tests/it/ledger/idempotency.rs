@@ -29,6 +29,9 @@ on_every_backend!(
     an_answer_that_is_put_together_again_has_the_same_bytes,
     keys_are_compared_byte_for_byte,
     old_keys_are_purged_a_few_at_a_time,
+    a_key_that_is_new_no_more_is_looked_up,
+    a_key_that_is_not_new_is_found_by_what_stores_nothing,
+    sixteen_tasks_with_one_new_key_at_once_make_one_posting,
 );
 
 async fn count(stores: &Relational, table: &str) -> i64 {
@@ -57,6 +60,73 @@ async fn a_replay_answers_the_same_and_does_nothing(stores: &Relational) {
     );
     assert_eq!(stores.balance(user).await, (units(15), Amount::ZERO));
     assert_eq!(count(stores, "transactions").await, 2);
+    stores.check_books().await;
+}
+
+/// As a command of a batch that has just been claimed.
+fn new(mut command: Command) -> Command {
+    if let Some(key) = &mut command.idempotency {
+        key.is_new = true;
+    }
+    command
+}
+
+/// Another instance, which found the claim there, was faster with this item.
+async fn a_key_that_is_new_no_more_is_looked_up(stores: &Relational) {
+    let user = stores.user("An").await.id;
+    let first = stores
+        .post(new(deposit(user, 10).key("k", 1)))
+        .await
+        .unwrap();
+    assert!(!first.replayed);
+    let again = [
+        new(deposit(user, 1).key("other", 1)),
+        new(deposit(user, 10).key("k", 1)),
+    ];
+    let again = stores.ledger.post(&again).await.unwrap();
+    assert!(!again[0].as_ref().unwrap().replayed);
+    let replay = again[1].as_ref().unwrap();
+    assert!(replay.replayed);
+    assert_eq!(replay.answer, first.answer);
+    let reused = stores.post(new(deposit(user, 11).key("k", 2))).await;
+    assert!(
+        matches!(reused, Err(Error::IdempotencyKeyReused)),
+        "{reused:?}"
+    );
+    assert_eq!(stores.balance(user).await, (units(11), Amount::ZERO));
+    assert_eq!(count(stores, "transactions").await, 2);
+    stores.check_books().await;
+}
+
+/// The hold was made in time, and this attempt comes after its end: a refusal that would store nothing.
+async fn a_key_that_is_not_new_is_found_by_what_stores_nothing(stores: &Relational) {
+    let user = stores.user_with("An", 10).await;
+    let hold = || withdraw(user, 1).pending().expires(at(50_000)).key("k", 1);
+    let first = stores.post(new(hold().at(at(40_000)))).await.unwrap();
+    assert!(first.answer.result.is_ok());
+    let late = stores.post(new(hold().at(at(60_000)))).await.unwrap();
+    assert!(late.replayed, "{late:?}");
+    assert_eq!(late.answer, first.answer);
+    let fresh = withdraw(user, 1).pending().expires(at(50_000)).key("l", 1);
+    let refused = stores.post(new(fresh.at(at(60_000)))).await.unwrap();
+    assert_eq!(refused.answer.result, Err(Refusal::Expired));
+    stores.check_books().await;
+}
+
+async fn sixteen_tasks_with_one_new_key_at_once_make_one_posting(stores: &Relational) {
+    let user = stores.user("An").await.id;
+    let outcomes = at_once(16, |_index| {
+        let stores = stores.clone();
+        let command = new(deposit(user, 7).key("the-key", 1));
+        async move { stores.post(command).await.unwrap() }
+    })
+    .await;
+    let replayed = outcomes.iter().filter(|outcome| outcome.replayed).count();
+    assert_eq!(replayed, 15);
+    for outcome in &outcomes {
+        assert_eq!(outcome.answer, outcomes[0].answer);
+    }
+    assert_eq!(stores.balance(user).await, (units(7), Amount::ZERO));
     stores.check_books().await;
 }
 
@@ -230,7 +300,7 @@ async fn one_key_belongs_to_one_user_principal_and_scope(stores: &Relational) {
         let mut command = deposit(user, 1);
         let mut key = idempotency("k", 1);
         key.principal = principal;
-        key.scope = scope.to_owned();
+        key.scope = scope.into();
         command.idempotency = Some(key);
         command
     };
@@ -411,7 +481,7 @@ async fn old_keys_are_purged_a_few_at_a_time(stores: &Relational) {
     assert_eq!(
         claimed,
         BatchClaim::Again {
-            request_id: "request".to_owned()
+            request_id: "request".into()
         }
     );
     let claimed = stores

@@ -333,7 +333,7 @@ async fn a_settlement_says_why_in_the_trail(stores: &Relational) {
         .iter()
         .map(|row| {
             (
-                row.entry.action.as_str(),
+                row.entry.action.as_ref(),
                 row.entry.previous_status.as_deref(),
                 row.entry.new_status.as_deref(),
                 row.reason.as_deref(),

@@ -64,7 +64,7 @@ async fn store_answer(connection: &mut PgConnection, user: UserId, answer: &Stor
 
 fn an_answer() -> StoredAnswer {
     StoredAnswer {
-        request_id: "the-first-request".to_owned(),
+        request_id: "the-first-request".into(),
         result: Err(Refusal::InsufficientFunds {
             available: Amount::ZERO,
         }),

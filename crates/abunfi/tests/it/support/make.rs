@@ -1,5 +1,6 @@
 //! Users, commands and times, as short as a test wants to name them.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use abunfi::clock::Timestamp;
@@ -91,17 +92,23 @@ pub(crate) fn query(kind: IdentityKind, text: &str) -> IdentityQuery {
     }
 }
 
+/// Who asks for what happens at `now`: each command is a request of its own.
+fn context_at(now: Timestamp) -> Arc<Context> {
+    Arc::new(Context::new(
+        Actor::system("conformance"),
+        Principal::key_owner("conformance"),
+        format!("request-{}", now.micros()),
+    ))
+}
+
 /// A posting that is confirmed at once, without a key, at [`next_time`].
 pub(crate) fn posting(user: UserId, kind: TransactionType, amount: Amount) -> Command {
     let now = next_time();
     Command {
         user_id: user,
-        actor: Actor::system("conformance"),
-        request_id: format!("request-{}", now.micros()),
-        trace_id: None,
+        context: context_at(now),
         idempotency: None,
         at: now,
-        salt: random_bytes(),
         action: Action::Post(Box::new(Transaction {
             id: TransactionId::new(now),
             user_id: user,
@@ -144,6 +151,7 @@ pub(crate) fn settle(user: UserId, transaction_id: TransactionId, to: Settlement
             to,
             details: Box::default(),
             only_unsubmitted: false,
+            salt: random_bytes(),
         },
     )
 }
@@ -162,12 +170,9 @@ fn command(user: UserId, action: Action) -> Command {
     let now = next_time();
     Command {
         user_id: user,
-        actor: Actor::system("conformance"),
-        request_id: format!("request-{}", now.micros()),
-        trace_id: None,
+        context: context_at(now),
         idempotency: None,
         at: now,
-        salt: random_bytes(),
         action,
     }
 }
@@ -260,8 +265,9 @@ impl Shape for Command {
 pub(crate) fn idempotency(key: &str, body: u8) -> Idempotency {
     Idempotency {
         principal: Principal::key_owner("conformance"),
-        scope: "post".to_owned(),
-        key: key.to_owned(),
+        scope: "post".into(),
+        key: key.into(),
+        is_new: false,
         fingerprint: [body; 32],
     }
 }

@@ -15,16 +15,15 @@ use crate::ledger::posting::{
     Account, AccountKey, Answer, AnswerKey, Books, References, Totals, rebuild,
 };
 use crate::ledger::{
-    Asset, Command, Refusal, StoredAnswer, Transaction, TransactionStatus, TransactionType,
+    Asset, Refusal, StoredAnswer, Transaction, TransactionStatus, TransactionType,
 };
 use crate::money::Decimal18;
 use crate::stores::postgres::columns::{Columns, json};
 use crate::stores::postgres::error::undecodable;
 use crate::users::UserStatus;
 
-/// Locks the accounts that the commands concern, and reads what else decides.
-pub(super) async fn load(conn: &mut PgConnection, commands: &[Command]) -> Result<Books> {
-    let mut refs = References::of(commands);
+/// Locks the accounts that are referred to, and reads what else decides.
+pub(super) async fn load(conn: &mut PgConnection, mut refs: References) -> Result<Books> {
     refs.accounts.extend(accounts_of(conn, &refs).await?);
     let mut books = Books::default();
     lock_accounts(conn, refs.accounts.iter(), &mut books).await?;
@@ -134,13 +133,11 @@ async fn explain_absent(
         .await?;
     for key in absent {
         let refusal = if known.contains(&key.0.uuid()) {
-            Refusal::UnknownAsset {
-                asset: key.1.clone(),
-            }
+            Refusal::UnknownAsset { asset: key.1 }
         } else {
             Refusal::UserNotFound
         };
-        books.absent.insert(key.clone(), refusal);
+        books.absent.insert(*key, refusal);
     }
     Ok(())
 }
@@ -232,7 +229,7 @@ async fn rebuild_answers(
             };
             let answer = rebuild(
                 transaction(row)?,
-                row.text("request_id")?,
+                row.text("request_id")?.into(),
                 row.integer("seq")?,
                 &after,
             );

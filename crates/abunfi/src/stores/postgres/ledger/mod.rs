@@ -5,6 +5,7 @@
 //! which see all that committed before the locks were won. A subquery beside the lock would not.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
 use sqlx::PgConnection;
@@ -24,7 +25,7 @@ use crate::documents::Expected;
 use crate::error::StoreError;
 use crate::faults::{self, Point};
 use crate::ids::{TransactionId, UserId};
-use crate::ledger::posting::AccountKey;
+use crate::ledger::posting::{AccountKey, Books, References};
 use crate::ledger::{
     Asset, AssetInfo, AtomicBatch, Balance, BatchClaim, BatchKey, BatchOutcome, Command, Error,
     Outcome, Page, Stats, Store, Transaction, TransactionFilter, TrialBalance, asset_tag,
@@ -47,6 +48,15 @@ const RACES: [&str; 4] = [
     "transactions_tx_hash_key",
 ];
 
+/// Whether a unit looks for an answer under a key that its caller says is [new](crate::ledger::Idempotency::is_new).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum NewKeys {
+    /// It does not. If there is one (another instance was faster, or the claim of a batch was purged before its
+    /// answers), writing another is a race that is lost.
+    Trusted,
+    LookedUp,
+}
+
 /// Decides and writes `commands` on an open transaction; each has its own result.
 ///
 /// # Errors
@@ -54,24 +64,54 @@ const RACES: [&str; 4] = [
 pub(super) async fn post_in(
     conn: &mut PgConnection,
     commands: &[Command],
+    new_keys: NewKeys,
 ) -> Result<Vec<Result<Outcome, Error>>> {
-    let mut books = load::load(conn, commands).await?;
-    let outcomes = commands
-        .iter()
-        .map(|command| books.decide(command))
-        .collect();
+    let refs = match new_keys {
+        NewKeys::Trusted => References::trusting(commands),
+        NewKeys::LookedUp => References::of(commands),
+    };
+    let (mut books, mut outcomes) = decide(conn, commands, refs).await?;
+    // What writes no answer would not meet one that is there.
+    if new_keys == NewKeys::Trusted && outcomes.iter().any(leaves_no_answer) {
+        (books, outcomes) = decide(conn, commands, References::of(commands)).await?;
+    }
     write::write(conn, &books).await?;
     faults::reach(Point::BeforeCommit);
     Ok(outcomes)
 }
 
+async fn decide(
+    conn: &mut PgConnection,
+    commands: &[Command],
+    refs: References,
+) -> Result<(Books, Vec<Result<Outcome, Error>>)> {
+    let mut books = load::load(conn, refs).await?;
+    let outcomes = commands
+        .iter()
+        .map(|command| books.decide(command))
+        .collect();
+    Ok((books, outcomes))
+}
+
+fn leaves_no_answer(outcome: &Result<Outcome, Error>) -> bool {
+    let refusal = outcome.as_ref().map(|outcome| &outcome.answer.result);
+    refusal.is_ok_and(|result| result.as_ref().is_err_and(|refusal| !refusal.is_final()))
+}
+
 #[async_trait]
 impl Store for Postgres {
     async fn post(&self, commands: &[Command]) -> Result<Vec<Result<Outcome, Error>>, StoreError> {
+        // Whatever the first attempt failed for, the next one looks.
+        let is_first = AtomicBool::new(true);
         self.postings
             .write(|conn| {
+                let new_keys = if is_first.swap(false, Ordering::Relaxed) {
+                    NewKeys::Trusted
+                } else {
+                    NewKeys::LookedUp
+                };
                 scoped(async move {
-                    let outcomes = post_in(conn, commands).await.map_err(race)?;
+                    let outcomes = post_in(conn, commands, new_keys).await.map_err(race)?;
                     self.leave_invalidations(conn, commands).await?;
                     Ok(outcomes)
                 })
@@ -83,7 +123,7 @@ impl Store for Postgres {
         self.postings
             .write(|conn| {
                 scoped(async move {
-                    let mut books = load::load(conn, &batch.commands).await?;
+                    let mut books = load::load(conn, References::of(&batch.commands)).await?;
                     // Read after the accounts are locked: an equal batch that ran meanwhile has committed.
                     if let Some(key) = &batch.key
                         && let Some(known) = read_batch(conn, key).await?
@@ -130,7 +170,7 @@ impl Store for Postgres {
                         Ok(BatchClaim::New)
                     }
                     Some(row) if row.hash("fingerprint")? == key.fingerprint => {
-                        Ok(BatchClaim::Again { request_id: row.text("request_id")? })
+                        Ok(BatchClaim::Again { request_id: row.text("request_id")?.into() })
                     }
                     Some(_) => Err(Abort::Refused(Error::IdempotencyKeyReused)),
                 }
@@ -353,8 +393,8 @@ async fn insert_batch(
     Ok(())
 }
 
-fn key_arrays<'a>(keys: impl Iterator<Item = &'a AccountKey>) -> (Vec<Uuid>, Vec<String>) {
-    keys.map(|(user, asset)| (user.uuid(), asset.as_str().to_owned()))
+fn key_arrays<'a>(keys: impl Iterator<Item = &'a AccountKey>) -> (Vec<Uuid>, Vec<&'a str>) {
+    keys.map(|(user, asset)| (user.uuid(), asset.as_str()))
         .unzip()
 }
 

@@ -82,14 +82,20 @@ type Arguments<'q> = Query<'q, sqlx::Postgres, PgArguments>;
 struct Rows<'a> {
     accounts: Vec<(&'a AccountKey, &'a Account)>,
     transactions: Vec<&'a Transaction>,
-    entries: &'a [LedgerEntry],
+    entries: Vec<&'a LedgerEntry>,
     answers: Vec<(&'a AnswerKey, &'a Answer)>,
-    audit: &'a [Entry],
+    audit: Vec<&'a Entry>,
 }
 
 impl<'a> Rows<'a> {
+    /// Each sort in the order of its primary key, which begins with the user: then one row's way into the
+    /// indexes is mostly that of the row before, and its pages are at hand.
     fn of(books: &'a Books) -> Self {
         let effects = &books.effects;
+        let mut entries: Vec<&LedgerEntry> = effects.entries.iter().collect();
+        entries.sort_by_key(|entry| (entry.user_id, entry.transaction_id));
+        let mut audit: Vec<&Entry> = effects.audit.iter().collect();
+        audit.sort_by(|a, b| (a.user_id, &a.chain, a.seq).cmp(&(b.user_id, &b.chain, b.seq)));
         Self {
             accounts: effects
                 .accounts
@@ -101,13 +107,13 @@ impl<'a> Rows<'a> {
                 .iter()
                 .filter_map(|key| books.transactions.get(key))
                 .collect(),
-            entries: &effects.entries,
+            entries,
             answers: effects
                 .answers
                 .iter()
                 .filter_map(|key| books.answers.get(key).map(|answer| (key, answer)))
                 .collect(),
-            audit: &effects.audit,
+            audit,
         }
     }
 
@@ -128,9 +134,9 @@ impl<'a> Rows<'a> {
     async fn write(&self, conn: &mut PgConnection) -> Result<()> {
         let query = bind_accounts(sqlx::query(POSTINGS), &self.accounts);
         let query = bind_transactions(query, &self.transactions);
-        let query = bind_entries(query, self.entries);
+        let query = bind_entries(query, &self.entries);
         let query = bind_answers(query, &self.answers)?;
-        audit::bind(query, self.audit).execute(conn).await?;
+        audit::bind(query, &self.audit).execute(conn).await?;
         Ok(())
     }
 }
@@ -153,7 +159,7 @@ fn bind_accounts<'q>(query: Arguments<'q>, rows: &[(&AccountKey, &Account)]) -> 
         .bind(sparse(rows, |(_, account)| account.last_yield_at.map(at)))
         .bind(column(rows, |(_, account)| account.pending))
         .bind(amounts(|account| account.head.seq))
-        .bind(column(rows, |(_, account)| account.head.hash.to_vec()))
+        .bind(column(rows, |(_, account)| account.head.hash.as_slice()))
         .bind(column(rows, |(_, account)| at(account.head_at)))
 }
 
@@ -163,13 +169,13 @@ fn bind_transactions<'q>(query: Arguments<'q>, rows: &[&Transaction]) -> Argumen
         .bind(column(rows, |tx| tx.id.uuid()))
         .bind(column(rows, |tx| tx.kind.as_str()))
         .bind(column(rows, |tx| tx.status.as_str()))
-        .bind(column(rows, |tx| tx.asset.as_str().to_owned()))
+        .bind(column(rows, |tx| tx.asset.as_str()))
         .bind(column(rows, |tx| tx.amount.micros()))
         .bind(column(rows, |tx| tx.shares.micros()))
         .bind(sparse(rows, |tx| tx.expires_at.map(at)))
         .bind(sparse(rows, |tx| tx.submitted_at.map(at)))
-        .bind(sparse(rows, |tx| tx.client_reference.clone()))
-        .bind(sparse(rows, |tx| tx.tx_hash.clone()))
+        .bind(sparse(rows, |tx| tx.client_reference.as_deref()))
+        .bind(sparse(rows, |tx| tx.tx_hash.as_deref()))
         .bind(sparse(rows, |tx| tx.block_number))
         .bind(sparse(rows, |tx| tx.gas_used))
         .bind(sparse(rows, |tx| tx.gas_fee.map(|fee| fee.to_string())))
@@ -179,17 +185,17 @@ fn bind_transactions<'q>(query: Arguments<'q>, rows: &[&Transaction]) -> Argumen
         }))
         .bind(sparse(rows, |tx| tx.amount_vnd.map(Amount::micros)))
         .bind(sparse(rows, |tx| metadata_text(tx)))
-        .bind(sparse(rows, |tx| tx.error_message.clone()))
+        .bind(sparse(rows, |tx| tx.error_message.as_deref()))
         .bind(column(rows, |tx| at(tx.created_at)))
         .bind(sparse(rows, |tx| tx.confirmed_at.map(at)))
 }
 
-fn bind_entries<'q>(query: Arguments<'q>, rows: &[LedgerEntry]) -> Arguments<'q> {
+fn bind_entries<'q>(query: Arguments<'q>, rows: &[&LedgerEntry]) -> Arguments<'q> {
     query
         .bind(column(rows, |entry| entry.user_id.uuid()))
         .bind(column(rows, |entry| entry.transaction_id.uuid()))
         .bind(column(rows, |entry| entry.account.as_str()))
-        .bind(column(rows, |entry| entry.asset.as_str().to_owned()))
+        .bind(column(rows, |entry| entry.asset.as_str()))
         .bind(column(rows, |entry| entry.amount))
         .bind(column(rows, |entry| at(entry.at)))
 }
@@ -205,8 +211,8 @@ fn bind_answers<'q>(query: Arguments<'q>, rows: &[(&AnswerKey, &Answer)]) -> Res
         .bind(sparse(&kept, |kept| kept.rows().map(|(id, _)| id.uuid())))
         .bind(sparse(&kept, |kept| kept.rows().map(|(_, seq)| seq)))
         .bind(column(rows, |(_, row)| at(row.at)))
-        .bind(column(rows, |(_, row)| row.fingerprint.to_vec()))
-        .bind(sparse(&kept, |kept| kept.text().map(str::to_owned))))
+        .bind(column(rows, |(_, row)| row.fingerprint.as_slice()))
+        .bind(sparse(&kept, Kept::text)))
 }
 
 /// Settling and submitting change a few columns only; what identifies a transaction never changes.

@@ -26,7 +26,7 @@ pub(super) async fn load(conn: &mut SqliteConnection, commands: &[Command]) -> R
     load_transactions(conn, &refs, &mut books).await?;
     let settled = books.transactions.values();
     refs.accounts
-        .extend(settled.map(|transaction| (transaction.user_id, transaction.asset.clone())));
+        .extend(settled.map(|transaction| (transaction.user_id, transaction.asset)));
     load_accounts(conn, &refs, &mut books).await?;
     open_missing(conn, &refs, &mut books).await?;
     load_uses(conn, &refs, &mut books).await?;
@@ -92,7 +92,7 @@ fn rebuilt(row: &SqliteRow) -> Result<StoredAnswer> {
     };
     Ok(rebuild(
         transaction(row)?,
-        row.text("request_id")?,
+        row.text("request_id")?.into(),
         row.integer("answered_seq")?,
         &after,
     ))
@@ -180,7 +180,7 @@ async fn open_missing(
                 books.absent.insert(key, Refusal::UserNotFound);
             }
             (Some(_), None) => {
-                let asset = key.1.clone();
+                let asset = key.1;
                 books.absent.insert(key, Refusal::UnknownAsset { asset });
             }
         }

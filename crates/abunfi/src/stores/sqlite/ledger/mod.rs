@@ -112,7 +112,7 @@ impl Store for Sqlite {
                     }
                     Some(row) if row.hash("fingerprint")? == key.fingerprint => {
                         Ok(BatchClaim::Again {
-                            request_id: row.text("request_id")?,
+                            request_id: row.text("request_id")?.into(),
                         })
                     }
                     Some(_) => Err(Abort::Refused(Error::IdempotencyKeyReused)),

@@ -183,8 +183,8 @@ async fn insert_answers(conn: &mut SqliteConnection, books: &Books) -> Result<()
             rows.push([
                 key.user_id.0.into(),
                 key.principal.as_str().into(),
-                key.scope.as_str().into(),
-                key.key.as_str().into(),
+                key.scope.as_ref().into(),
+                key.key.as_ref().into(),
                 kept.rows().map(|(id, _)| id.0).into(),
                 kept.rows().map(|(_, seq)| seq).into(),
                 row.at.micros().into(),
