@@ -335,7 +335,9 @@ mod tests {
             assert_eq!(
                 plan,
                 [
-                    "SEARCH transactions USING PRIMARY KEY (user_id=? AND transaction_id>? AND transaction_id<?)"
+                    // The primary key's, by the name that SQLite gives it; and no line tells of sorting.
+                    "SEARCH transactions USING INDEX sqlite_autoindex_transactions_1 \
+                     (user_id=? AND transaction_id>? AND transaction_id<?)"
                 ],
                 "{filter:?}"
             );
