@@ -143,10 +143,14 @@ pub(crate) async fn run(mut options: Options) -> Result<()> {
     }
     println!("{summary}");
     std::fs::write(out.join("cpu.txt"), summary)?;
-    println!(
-        "statements, plans and these figures are in {}",
-        out.display()
-    );
+    if out.starts_with(folder.path()) {
+        println!("statements and plans were written, and are not kept");
+    } else {
+        println!(
+            "statements, plans and these figures are in {}",
+            out.display()
+        );
+    }
     Ok(())
 }
 
@@ -162,7 +166,7 @@ impl Profiled {
         let abunfi = crate::abunfi_beside(options.abunfi.clone())?;
         let postgres = ledger::start_postgres(&[MODULES])
             .await
-            .context("it needs pg_stat_statements and auto_explain, which come with PostgreSQL's contrib modules")?;
+            .context("no PostgreSQL with pg_stat_statements and auto_explain, which are among its contrib modules")?;
         let server = postgres.url();
         statements::prepare(&server).await?;
         let url = ledger::seeded(&abunfi, &server, folder, "profiled", options.users).await?;
