@@ -1,5 +1,6 @@
 //! Speeds as ratios: builds for release, then runs every comparison side by side in one go.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Result, ensure};
@@ -43,10 +44,25 @@ enum What {
         #[arg(long)]
         smoke: bool,
     },
+    /// Where the ledger's time goes: processor time, statements, plans, and (with `perf`) a flame graph
+    Profile {
+        /// Seconds of each measurement
+        #[arg(long, default_value_t = 5)]
+        seconds: u64,
+        /// Where the results go; `target/bench/profile` when not given
+        #[arg(long)]
+        out: Option<PathBuf>,
+        /// Seconds in all, with what `cargo build` has made; nothing is kept unless `--out` says where
+        #[arg(long)]
+        smoke: bool,
+    },
 }
 
 pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> {
-    let smoke = matches!(options.what, What::Ledger { smoke: true, .. });
+    let smoke = matches!(
+        options.what,
+        What::Ledger { smoke: true, .. } | What::Profile { smoke: true, .. }
+    );
     let profile = if smoke { "debug" } else { "release" };
     let mut build = vec![
         "build",
@@ -86,6 +102,22 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> 
                 .arg(workspace.target.join("bench").join("ledger.json"));
             for row in rows {
                 command.args(["--rows", &row.to_string()]);
+            }
+            if *smoke {
+                command.arg("--smoke");
+            }
+        }
+        What::Profile {
+            seconds,
+            out,
+            smoke,
+        } => {
+            command
+                .arg("profile")
+                .args(["--seconds", &seconds.to_string()]);
+            if let Some(out) = out {
+                // The program runs in the workspace, wherever this was called.
+                command.arg("--out").arg(std::path::absolute(out)?);
             }
             if *smoke {
                 command.arg("--smoke");

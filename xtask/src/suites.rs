@@ -358,7 +358,10 @@ pub(crate) const SUITES: &[Suite] = &[
     suite(
         "bench",
         Backend::Servers,
-        Kind::Programs(&["abunfi-bench ledger --smoke"]),
+        Kind::Programs(&[
+            "abunfi-bench ledger --smoke",
+            "abunfi-bench profile --smoke",
+        ]),
     ),
     suite("openapi", Backend::None, Kind::Check(openapi::check)),
     suite(

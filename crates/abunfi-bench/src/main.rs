@@ -12,6 +12,7 @@ use clap::{Parser, Subcommand};
 mod ledger;
 mod load;
 mod plain;
+mod profile;
 mod servers;
 mod service;
 
@@ -41,6 +42,8 @@ enum What {
     },
     /// The ledger beside the ways of writing the same rows that it is measured by.
     Ledger(ledger::Options),
+    /// Where the ledger's time goes: processor time, statements, plans, a flame graph.
+    Profile(profile::Options),
     /// The service with a ledger that writes statement by statement: what others are compared to.
     Plain,
     /// Deposits to a service that runs, with the benchmarks' key, on users made for it: for profiling.
@@ -80,6 +83,7 @@ async fn main() -> Result<()> {
             .await
         }
         What::Ledger(options) => ledger::run(options).await,
+        What::Profile(options) => profile::run(options).await,
         What::Plain => plain::serve().await,
         What::Load {
             port,

@@ -64,6 +64,10 @@ impl Service {
         })
     }
 
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     pub(crate) async fn wait_ready(&self) -> Result<()> {
         for _ in 0..200 {
             if let Ok((200, _)) = load::once(self.address, &get("/readyz")).await {

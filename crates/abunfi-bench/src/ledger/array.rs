@@ -12,7 +12,7 @@ use sqlx::{ConnectOptions, Connection, PgConnection};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::rows::{BATCH, users_of_batch};
+use super::requests::{BATCH, users_of_batch};
 use super::seed;
 use crate::load::Measured;
 

@@ -10,14 +10,14 @@ use sqlx::{ConnectOptions, Connection, Row};
 
 /// A database that is written to.
 #[derive(Debug, Clone)]
-pub(super) enum Database {
+pub(crate) enum Database {
     Postgres(String),
     Sqlite(PathBuf),
 }
 
 /// Counts over a whole database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Books {
+pub(crate) struct Books {
     pub(super) transactions: i64,
     pub(super) entries: i64,
     pub(super) audit: i64,
@@ -34,7 +34,7 @@ const COUNTS: &str = "SELECT (SELECT count(*) FROM transactions) AS transactions
      (SELECT count(*) FROM idempotency_keys) AS answers";
 
 impl Database {
-    pub(super) async fn count(&self) -> Result<Books> {
+    pub(crate) async fn count(&self) -> Result<Books> {
         match self {
             Self::Postgres(url) => {
                 let mut connection = PgConnectOptions::from_str(url)?

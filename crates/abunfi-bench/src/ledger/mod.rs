@@ -12,12 +12,16 @@ use clap::Args;
 mod array;
 mod books;
 mod report;
+pub(crate) mod requests;
 mod rows;
 mod seed;
 mod verify;
 
+pub(crate) use books::Database;
 use report::Report;
 use rows::Bench;
+pub(crate) use rows::{Run, checked};
+pub(crate) use seed::{connect, seeded};
 
 #[derive(Debug, Args)]
 pub(crate) struct Options {
@@ -71,11 +75,7 @@ pub(crate) async fn run(mut options: Options) -> Result<()> {
     } else {
         Duration::from_secs(options.seconds)
     };
-    let mut kind = Postgres::new(programs::find_postgres()?)?;
-    for setting in POSTGRES_SETTINGS {
-        kind = kind.with_setting(setting);
-    }
-    let server = tokio::task::spawn_blocking(move || OwnPostgres::start_with(kind)).await??;
+    let server = start_postgres(&[]).await?;
     let folder = tempfile::tempdir()?;
     let abunfi = crate::abunfi_beside(options.abunfi.clone())?;
     let bench = Bench::prepare(&abunfi, &server.url(), folder.path(), &options, span).await?;
@@ -89,4 +89,13 @@ pub(crate) async fn run(mut options: Options) -> Result<()> {
         report.add(number, row, measured);
     }
     report.finish(options.json.as_deref(), !options.smoke)
+}
+
+/// A server with the benchmarks' settings, and `more`.
+pub(crate) async fn start_postgres(more: &[&str]) -> Result<OwnPostgres> {
+    let mut kind = Postgres::new(programs::find_postgres()?)?;
+    for setting in POSTGRES_SETTINGS.iter().chain(more) {
+        kind = kind.with_setting(*setting);
+    }
+    tokio::task::spawn_blocking(move || OwnPostgres::start_with(kind)).await?
 }

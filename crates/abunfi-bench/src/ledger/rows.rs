@@ -3,21 +3,16 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 
 use super::books::{Books, Database};
+use super::requests::{self, BATCH, BATCH_CONNECTIONS, CONNECTIONS};
 use super::{Options, array, seed, verify};
 use crate::load::{self, Measured, Requests};
-use crate::servers::{Service, post};
+use crate::servers::Service;
 
-/// Postings in one request of the batch row.
-pub(super) const BATCH: usize = 1_000;
-/// Clients that send batches: as many as cores, so that neither side waits for its client.
-const BATCH_CONNECTIONS: usize = 2;
-const CONNECTIONS: usize = 64;
 /// How long each side runs once before it is measured.
 const WARM_UP_PART: u32 = 2;
 
@@ -111,11 +106,11 @@ pub(super) struct Pair {
 
 /// One measurement.
 #[derive(Debug, Clone)]
-pub(super) struct Run {
-    pub(super) measured: Measured,
-    pub(super) postings: i64,
+pub(crate) struct Run {
+    pub(crate) measured: Measured,
+    pub(crate) postings: i64,
     /// Bytes of the write-ahead log for each posting; PostgreSQL only.
-    pub(super) wal_per_posting: i64,
+    pub(crate) wal_per_posting: i64,
 }
 
 /// One side of a row.
@@ -150,7 +145,6 @@ pub(super) struct Bench {
     embedded: Service,
     embedded_plain: Service,
     embedded_ids: Arc<Vec<String>>,
-    runs: AtomicU64,
 }
 
 impl Bench {
@@ -162,11 +156,11 @@ impl Bench {
         span: Duration,
     ) -> Result<Self> {
         let wants = |row: u32| options.rows.is_empty() || options.rows.contains(&row);
-        let small_url = seeded(abunfi, server, folder, "small", options.users_small).await?;
+        let small_url = seed::seeded(abunfi, server, folder, "small", options.users_small).await?;
         let raw_url = seed::create_database(server, "raw", Some("small")).await?;
         let large_url = if wants(6) {
             println!("seeding {} users …", options.users_large);
-            seeded(abunfi, server, folder, "large", options.users_large).await?
+            seed::seeded(abunfi, server, folder, "large", options.users_large).await?
         } else {
             small_url.clone()
         };
@@ -206,7 +200,6 @@ impl Bench {
             embedded,
             embedded_plain,
             embedded_ids: Arc::new(embedded_ids),
-            runs: AtomicU64::new(0),
         })
     }
 
@@ -235,13 +228,13 @@ impl Bench {
             postings: 1,
             requests,
         };
-        let spread = || self.spread(self.small_users);
+        let spread = || requests::spread(self.small_users);
         let on_file = |service: &Service| Side::Http {
             address: service.address,
             database: &self.file,
             connections: CONNECTIONS,
             postings: 1,
-            requests: self.spread_over(Arc::clone(&self.embedded_ids)),
+            requests: requests::spread_over(Arc::clone(&self.embedded_ids)),
         };
         Ok(match work {
             Work::Singles { connections } => [
@@ -253,7 +246,7 @@ impl Bench {
                 on_small(&self.plain, 1, spread()),
             ],
             Work::Hot => [
-                on_small(&self.service, CONNECTIONS, self.spread(1)),
+                on_small(&self.service, CONNECTIONS, requests::spread(1)),
                 on_small(&self.service, CONNECTIONS, spread()),
             ],
             Work::Batches => [
@@ -262,7 +255,7 @@ impl Bench {
                     database: &self.small,
                     connections: BATCH_CONNECTIONS,
                     postings: i64::try_from(BATCH)?,
-                    requests: self.batches(),
+                    requests: requests::batches(self.small_users),
                 },
                 Side::Arrays,
             ],
@@ -273,7 +266,7 @@ impl Bench {
                     database: &self.large,
                     connections: CONNECTIONS,
                     postings: 1,
-                    requests: self.spread(self.large_users),
+                    requests: requests::spread(self.large_users),
                 };
                 [large, on_small(&self.service, CONNECTIONS, spread())]
             }
@@ -305,62 +298,10 @@ impl Bench {
             Side::Copy => verify::copy(&self.small_url).map(untold),
         }
     }
-
-    /// Deposits of 1 on the first `users` users, each on another one.
-    fn spread(&self, users: u64) -> Arc<Requests> {
-        let run = self.runs.fetch_add(1, Ordering::Relaxed);
-        Arc::new(move |connection, n| {
-            let user = pick(run, connection, n, users);
-            deposit(&seed::id(user), run, connection, n)
-        })
-    }
-
-    fn spread_over(&self, ids: Arc<Vec<String>>) -> Arc<Requests> {
-        let run = self.runs.fetch_add(1, Ordering::Relaxed);
-        Arc::new(move |connection, n| {
-            let users = u64::try_from(ids.len()).unwrap_or(1);
-            let user = usize::try_from(pick(run, connection, n, users)).unwrap_or(0);
-            deposit(ids.get(user).map_or("", String::as_str), run, connection, n)
-        })
-    }
-
-    /// Batches, each client's on users of its own, so that none waits for another's rows.
-    fn batches(&self) -> Arc<Requests> {
-        let run = self.runs.fetch_add(1, Ordering::Relaxed);
-        let bodies: Vec<String> = (0..BATCH_CONNECTIONS)
-            .map(|connection| {
-                let items: Vec<String> = users_of_batch(connection, self.small_users)
-                    .map(|user| {
-                        format!(
-                            r#"{{"user_id":"{}","type":"deposit","amount":"1"}}"#,
-                            seed::id(user)
-                        )
-                    })
-                    .collect();
-                format!(r#"{{"atomic":false,"transactions":[{}]}}"#, items.join(","))
-            })
-            .collect();
-        Arc::new(move |connection, n| {
-            let body = bodies.get(connection).map_or("", String::as_str);
-            post(
-                "/api/v1/transactions/batch",
-                &format!("batch-{run}-{connection}-{n}"),
-                body,
-            )
-        })
-    }
-}
-
-/// The users of a client's batch: of those that are its share, each in turn until the batch is full.
-pub(super) fn users_of_batch(connection: usize, users: u64) -> impl Iterator<Item = u64> {
-    let connections = u64::try_from(BATCH_CONNECTIONS).unwrap_or(1);
-    let share = (users / connections).max(1);
-    let first = u64::try_from(connection).unwrap_or(0) * share;
-    (0..share).cycle().map(move |n| first + n).take(BATCH)
 }
 
 /// The run, if it wrote what it was asked to, and nothing else.
-async fn checked(
+pub(crate) async fn checked(
     database: &Database,
     before: Books,
     measured: Measured,
@@ -397,41 +338,4 @@ fn untold(measured: Measured) -> Run {
         postings: 0,
         wal_per_posting: 0,
     }
-}
-
-async fn seeded(
-    abunfi: &Path,
-    server: &str,
-    folder: &Path,
-    name: &str,
-    users: u64,
-) -> Result<String> {
-    let url = seed::create_database(server, name, None).await?;
-    let data_dir = folder.join(format!("seed-{name}"));
-    std::fs::create_dir_all(&data_dir)?;
-    let service = Service::start(abunfi, &data_dir, Some(&url), "serve")?;
-    service.wait_ready().await?;
-    let made = service.seed(1).await?;
-    drop(service);
-    let template = made.first().context("no user was made")?;
-    seed::multiply(&url, template, users).await?;
-    Ok(url)
-}
-
-fn deposit(user: &str, run: u64, connection: usize, n: u64) -> Vec<u8> {
-    post(
-        &format!("/api/v1/users/{user}/transactions"),
-        // As long as the UUID that most clients send.
-        &format!("{run:08}-bench-deposit-{connection:06}-{n:08}"),
-        r#"{"type":"deposit","amount":"1"}"#,
-    )
-}
-
-/// A user out of `users`, spread evenly and without a pattern (SplitMix64).
-fn pick(run: u64, connection: usize, n: u64, users: u64) -> u64 {
-    let seed = (run << 48) ^ (u64::try_from(connection).unwrap_or(0) << 32) ^ n;
-    let mut z = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    (z ^ (z >> 31)) % users.max(1)
 }

@@ -1,11 +1,14 @@
 //! Users, many and fast: one is made by the service, the others are its rows again, by SQL, with an id, an
 //! e-mail address and a referral code of their own. So they are what the service would have written.
 
+use std::path::Path;
 use std::str::FromStr;
 
 use anyhow::{Context, Result, ensure};
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions, Connection, PgConnection};
+
+use crate::servers::Service;
 
 /// The id of user `n`: made as the platform makes ids, by time, one each millisecond.
 pub(super) fn id(n: u64) -> String {
@@ -13,6 +16,26 @@ pub(super) fn id(n: u64) -> String {
     let hex = format!("{millis:012x}");
     let (high, low) = hex.split_at(8);
     format!("{high}-{low}-7000-8000-{n:012x}")
+}
+
+/// A database `name` with `users` users; its URL.
+pub(crate) async fn seeded(
+    abunfi: &Path,
+    server: &str,
+    folder: &Path,
+    name: &str,
+    users: u64,
+) -> Result<String> {
+    let url = create_database(server, name, None).await?;
+    let data_dir = folder.join(format!("seed-{name}"));
+    std::fs::create_dir_all(&data_dir)?;
+    let service = Service::start(abunfi, &data_dir, Some(&url), "serve")?;
+    service.wait_ready().await?;
+    let made = service.seed(1).await?;
+    drop(service);
+    let template = made.first().context("no user was made")?;
+    multiply(&url, template, users).await?;
+    Ok(url)
 }
 
 /// The tables that hold a user.
@@ -28,7 +51,7 @@ const TABLES: [&str; 5] = [
 const CODE: &str = "'B' || translate(lpad(m.n::text, 7, '0'), '0123456789', 'ACDEFGHJKM')";
 
 /// Multiplies `template` until `users` others are there.
-pub(super) async fn multiply(url: &str, template: &str, users: u64) -> Result<()> {
+async fn multiply(url: &str, template: &str, users: u64) -> Result<()> {
     let mut connection = connect(url).await?;
     let mut transaction = connection.begin().await?;
     // Checking each row's keys again would take longer than writing them; they are checked at the end.
@@ -116,7 +139,7 @@ async fn check(connection: &mut PgConnection, template: &str, users: u64) -> Res
     Ok(())
 }
 
-async fn connect(url: &str) -> Result<PgConnection> {
+pub(crate) async fn connect(url: &str) -> Result<PgConnection> {
     Ok(PgConnectOptions::from_str(url)?
         .disable_statement_logging()
         .connect()

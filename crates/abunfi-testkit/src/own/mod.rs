@@ -7,7 +7,7 @@ use std::fmt::Debug;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -36,6 +36,9 @@ const START_PAUSE: Duration = Duration::from_millis(500);
 
 /// How long one question whether a server is ready may take.
 const PROBE_DEADLINE: Duration = Duration::from_secs(2);
+
+/// The file in the folder of a server that has its output.
+const LOG: &str = "log";
 
 /// How many lines of a server's log an error shows.
 const LOG_LINES: usize = 15;
@@ -170,6 +173,18 @@ impl<K: Kind> Own<K> {
         &self.kind
     }
 
+    /// The id of its first process, while it runs.
+    #[must_use]
+    pub fn id(&self) -> Option<u32> {
+        self.process.as_ref().map(Process::id)
+    }
+
+    /// The file of what it has said, over all its starts.
+    #[must_use]
+    pub fn log(&self) -> PathBuf {
+        self.dir.path().join(LOG)
+    }
+
     /// Shuts it down in order, as an administrator would. Connections are closed, the port refuses.
     pub fn stop(&mut self) {
         if let Some(mut process) = self.process.take() {
@@ -225,7 +240,7 @@ impl<K: Kind> Own<K> {
 
     fn launch(&mut self) -> Result<()> {
         let dir = self.dir.path();
-        let log = dir.join("log");
+        let log = self.log();
         let mut command = self.kind.command(dir, self.port);
         command.current_dir(dir);
         let mut process = Process::spawn(&mut command, &log, self.kind.at_once(), dir)?;

@@ -5,6 +5,7 @@ mod batches;
 mod concurrency;
 mod expiry;
 mod idempotency;
+mod plans;
 mod posting;
 mod reading;
 mod settling;

@@ -292,3 +292,55 @@ pub(super) async fn expired_holds(
         .map(|row| Ok((row.id("user_id")?, row.id("transaction_id")?)))
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use sqlx::{AssertSqlSafe, ConnectOptions as _, Row as _};
+
+    use super::*;
+    use crate::stores::sqlite::open;
+
+    /// How SQLite reads what `filter` chooses.
+    async fn plan(conn: &mut SqliteConnection, filter: &TransactionFilter) -> Vec<String> {
+        let page = Page {
+            after: None,
+            limit: 20,
+        };
+        let user = UserId::new(Timestamp::from_micros(1));
+        let query = matching(user, filter, &page);
+        let explain = format!("EXPLAIN QUERY PLAN {}", query.sql().as_str());
+        let rows = sqlx::query(AssertSqlSafe(explain)).fetch_all(conn).await;
+        let rows = rows.expect("a plan");
+        rows.iter().map(|row| row.get("detail")).collect()
+    }
+
+    #[tokio::test]
+    async fn lists_search_an_index_and_sort_nothing() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("abunfi.db");
+        open::prepare_relational(&path, true).await.expect("a file");
+        let mut conn = open::writer_options(&path).connect().await.expect("opens");
+        let all = TransactionFilter::default();
+        let by_key = [
+            all.clone(),
+            TransactionFilter {
+                kind: Some(TransactionType::Deposit),
+                status: Some(TransactionStatus::Confirmed),
+                asset: Some(Asset::parse("VND").expect("an asset")),
+                ..all.clone()
+            },
+        ];
+        for filter in by_key {
+            let plan = plan(&mut conn, &filter).await;
+            assert_eq!(
+                plan,
+                [
+                    // The primary key's, by the name that SQLite gives it; and no line tells of sorting.
+                    "SEARCH transactions USING INDEX sqlite_autoindex_transactions_1 \
+                     (user_id=? AND transaction_id>? AND transaction_id<?)"
+                ],
+                "{filter:?}"
+            );
+        }
+    }
+}
