@@ -51,6 +51,9 @@ impl std::fmt::Debug for Lanes {
     }
 }
 
+/// The places of commands in the batch, and these.
+type Numbered = (Vec<usize>, Vec<Command>);
+
 /// Commands that are committed together, and the place of each in the batch.
 struct Part {
     places: Vec<usize>,
@@ -178,9 +181,6 @@ impl Lanes {
     }
 }
 
-/// The places of commands, and these.
-type Numbered = (Vec<usize>, Vec<Command>);
-
 impl Part {
     fn new((places, commands): Numbered) -> Self {
         Self {
@@ -201,19 +201,21 @@ impl Part {
 
     /// The places of what is of `users`, and the part without it.
     fn without(self, users: &HashSet<UserId>) -> (Vec<usize>, Self) {
-        if users.is_empty() {
+        let is_out = |command: &Command| users.contains(&command.user_id);
+        if !self.commands.iter().any(is_out) {
             return (Vec::new(), self);
         }
-        let (mut out, mut left) = (Vec::new(), (Vec::new(), Vec::new()));
+        let mut out = Vec::new();
+        let (mut places, mut commands) = Numbered::default();
         for (place, command) in self.places.into_iter().zip(self.commands.iter()) {
-            if users.contains(&command.user_id) {
+            if is_out(command) {
                 out.push(place);
             } else {
-                left.0.push(place);
-                left.1.push(command.clone());
+                places.push(place);
+                commands.push(command.clone());
             }
         }
-        (out, Self::new(left))
+        (out, Self::new((places, commands)))
     }
 }
 

@@ -35,7 +35,7 @@ pub use store::{
 
 /// What is saved: a currency or a vault's token. 1–12 of `A-Z0-9`, kept in place, since every row of a posting
 /// has one. They are ordered as their texts are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Asset([u8; Asset::MAX_LENGTH]);
 
 impl Asset {
@@ -64,6 +64,12 @@ impl Asset {
             .get(..length)
             .and_then(|code| std::str::from_utf8(code).ok())
             .unwrap_or_default()
+    }
+}
+
+impl std::fmt::Debug for Asset {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Asset").field(&self.as_str()).finish()
     }
 }
 

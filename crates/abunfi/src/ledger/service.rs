@@ -323,7 +323,7 @@ impl Service {
             BatchClaim::New => (Arc::clone(&ctx.request_id), false),
             BatchClaim::Again { request_id } => (request_id, true),
         };
-        let shared_key = idempotency(ctx, "", key.clone());
+        let shared_key: Arc<str> = key.key.as_str().into();
         let mut results: Vec<Option<ItemResult>> = Vec::with_capacity(request.items.len());
         let mut commands = Vec::with_capacity(request.items.len());
         let mut places = Vec::with_capacity(request.items.len());
@@ -333,9 +333,11 @@ impl Service {
                     let transaction = self.transaction_of(user_id, request, now);
                     let action = Action::Post(Box::new(transaction));
                     let key = Idempotency {
+                        principal: ctx.principal.clone(),
                         scope: format!("batch/{index}").into(),
+                        key: Arc::clone(&shared_key),
                         is_new: !is_again,
-                        ..shared_key.clone()
+                        fingerprint: key.fingerprint,
                     };
                     commands.push(self.command(ctx, user_id, action, Some(key)));
                     places.push(index);

@@ -26,8 +26,9 @@ pub struct Idempotency {
     pub scope: Arc<str>,
     /// 1–255 visible ASCII characters, as the client gave it.
     pub key: Arc<str>,
-    /// Nothing was ever done under the key: the caller has just claimed it. A store may look for an answer only
-    /// once it finds that this is not so.
+    /// The caller has just claimed the key, so that hardly anything was done under it yet: another instance may have
+    /// been faster, and a claim is purged before its answers. A store may do without looking for an answer as
+    /// long as it cannot keep a second one.
     pub is_new: bool,
     /// SHA-256 over method, path and canonical body.
     pub fingerprint: [u8; 32],

@@ -341,7 +341,8 @@ pub struct Answer {
     pub at: Timestamp,
 }
 
-/// All that changes. Rows are in the order in which they must be written; accounts and keys in key order.
+/// All that changes. Entries and audit rows are in the order in which they were decided, accounts and keys in key
+/// order.
 #[derive(Debug, Clone, Default)]
 pub struct Effects {
     pub accounts: BTreeSet<AccountKey>,

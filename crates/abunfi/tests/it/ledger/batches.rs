@@ -1,12 +1,19 @@
 //! Many postings in one unit: each by itself, or all or none.
 
+use std::sync::Arc;
+
+use abunfi::cache::{Cache, CacheConfig};
+use abunfi::clock::SystemClock;
 use abunfi::context::Principal;
 use abunfi::ids::UserId;
-use abunfi::ledger::{AtomicBatch, BatchClaim, BatchKey, Command, Error, Refusal, Settlement};
+use abunfi::ledger::{
+    AtomicBatch, BatchClaim, BatchKey, BatchRequest, Command, Error, ItemResult, PostRequest,
+    Refusal, RequestKey, Service, Settlement, TransactionType,
+};
 use abunfi::money::Amount;
 
 use crate::support::make::{
-    Shape as _, deposit, next_time, settle, submit, transaction_of, units, withdraw,
+    Shape as _, context, deposit, next_time, settle, submit, transaction_of, units, vnd, withdraw,
 };
 use crate::support::{Relational, at_once, on_every_backend};
 
@@ -25,6 +32,7 @@ on_every_backend!(
     one_atomic_batch_from_many_at_once_is_done_once,
     batches_over_the_same_users_in_opposite_order_all_finish,
     a_batch_is_claimed_once,
+    a_batch_whose_claim_was_purged_is_replayed_and_not_done_again,
 );
 
 async fn count(stores: &Relational, table: &str) -> i64 {
@@ -475,4 +483,54 @@ async fn a_batch_is_claimed_once(stores: &Relational) {
         request_id: format!("request-{}", new[0]).into(),
     };
     assert_eq!(claims.iter().filter(|claim| **claim == winner).count(), 7);
+}
+
+/// The claim goes a little before the answers of its items, since it is a little older.
+async fn a_batch_whose_claim_was_purged_is_replayed_and_not_done_again(stores: &Relational) {
+    let mut users = Vec::new();
+    for name in ["An", "Binh", "Chi"] {
+        users.push(stores.user_with(name, 1).await);
+    }
+    let clock = Arc::new(SystemClock);
+    let cache = Cache::new(None, clock.clone(), CacheConfig::default(), true);
+    let (ledger, audit) = (stores.ledger.clone(), stores.audit.clone());
+    let service = Service::new(ledger, audit, cache, clock, vnd(), 2);
+    let (ctx, nobody) = (context(), UserId::new(next_time()));
+    let run = async |key: &str| {
+        let item = |index: usize| match index {
+            // One that stores a refusal, and one that stores nothing.
+            7 => (users[0], TransactionType::Withdraw, units(1_000)),
+            8 => (nobody, TransactionType::Deposit, units(1)),
+            _ => (users[index % 3], TransactionType::Deposit, units(1)),
+        };
+        let items = (0..30)
+            .map(item)
+            .map(|(user, kind, amount)| Ok((user, PostRequest::new(kind, amount))));
+        let request = BatchRequest {
+            atomic: false,
+            items: items.collect(),
+        };
+        let key = RequestKey {
+            key: key.to_owned(),
+            fingerprint: [1; 32],
+        };
+        service.batch(&ctx, request, key).await.unwrap()
+    };
+    let posted = |answer: &abunfi::ledger::BatchAnswer| -> Vec<_> {
+        let ids = answer.results.iter().map(|result| match result {
+            ItemResult::Posted(posted) => Some(posted.transaction.id),
+            _ => None,
+        });
+        ids.collect()
+    };
+    let first = run("k").await;
+    assert_eq!(posted(&first).iter().flatten().count(), 28);
+    let deleted = stores.raw.execute("DELETE FROM batch_keys").await.unwrap();
+    assert_eq!(deleted, 1);
+
+    let again = run("k").await;
+    assert_eq!(posted(&again), posted(&first));
+    assert_eq!(count(stores, "transactions").await, 3 + 28);
+    stores.check_books().await;
+    assert_ne!(posted(&run("another").await), posted(&first));
 }

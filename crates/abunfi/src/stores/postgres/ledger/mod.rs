@@ -51,8 +51,7 @@ const RACES: [&str; 4] = [
 /// Whether a unit looks for an answer under a key that its caller says is [new](crate::ledger::Idempotency::is_new).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum NewKeys {
-    /// It does not. If there is one (another instance was faster, or the claim of a batch was purged before its
-    /// answers), writing another is a race that is lost.
+    /// It does not. If there is one after all, writing another is a race that is lost.
     Trusted,
     LookedUp,
 }
@@ -72,7 +71,11 @@ pub(super) async fn post_in(
     };
     let (mut books, mut outcomes) = decide(conn, commands, refs).await?;
     // What writes no answer would not meet one that is there.
-    if new_keys == NewKeys::Trusted && outcomes.iter().any(leaves_no_answer) {
+    let is_in_doubt = |(command, outcome): (&Command, _)| {
+        let is_new = command.idempotency.as_ref().is_some_and(|key| key.is_new);
+        is_new && leaves_no_answer(outcome)
+    };
+    if new_keys == NewKeys::Trusted && commands.iter().zip(&outcomes).any(is_in_doubt) {
         (books, outcomes) = decide(conn, commands, References::of(commands)).await?;
     }
     write::write(conn, &books).await?;

@@ -4,12 +4,14 @@ use sqlx::PgConnection;
 use sqlx::postgres::PgArguments;
 use sqlx::query::Query;
 use time::OffsetDateTime;
+use uuid::Uuid;
 
 use super::{Result, key_arrays};
 use crate::audit::Entry;
 use crate::faults::{self, Bug};
+use crate::ids::UserId;
 use crate::ledger::Transaction;
-use crate::ledger::posting::{Account, AccountKey, Answer, AnswerKey, Books, Kept, LedgerEntry};
+use crate::ledger::posting::{Account, AccountKey, Answer, Books, Kept, LedgerEntry};
 use crate::money::Amount;
 use crate::stores::postgres::audit;
 use crate::stores::postgres::columns::{at, column, sparse};
@@ -83,17 +85,23 @@ struct Rows<'a> {
     accounts: Vec<(&'a AccountKey, &'a Account)>,
     transactions: Vec<&'a Transaction>,
     entries: Vec<&'a LedgerEntry>,
-    answers: Vec<(&'a AnswerKey, &'a Answer)>,
+    answers: Vec<(UserId, Uuid, &'a Answer)>,
     audit: Vec<&'a Entry>,
 }
 
 impl<'a> Rows<'a> {
-    /// Each sort in the order of its primary key, which begins with the user: then one row's way into the
-    /// indexes is mostly that of the row before, and its pages are at hand.
+    /// Each sort in the order of its primary key: then one row's way into the indexes is mostly that of the row
+    /// before, and its pages are at hand.
     fn of(books: &'a Books) -> Self {
         let effects = &books.effects;
         let mut entries: Vec<&LedgerEntry> = effects.entries.iter().collect();
-        entries.sort_by_key(|entry| (entry.user_id, entry.transaction_id));
+        entries.sort_by_key(|entry| (entry.user_id, entry.transaction_id, entry.account.as_str()));
+        let mut answers: Vec<(UserId, Uuid, &Answer)> = effects
+            .answers
+            .iter()
+            .filter_map(|key| Some((key.user_id, key.hash(), books.answers.get(key)?)))
+            .collect();
+        answers.sort_by_key(|(user, hash, _)| (*user, *hash));
         let mut audit: Vec<&Entry> = effects.audit.iter().collect();
         audit.sort_by(|a, b| (a.user_id, &a.chain, a.seq).cmp(&(b.user_id, &b.chain, b.seq)));
         Self {
@@ -108,11 +116,7 @@ impl<'a> Rows<'a> {
                 .filter_map(|key| books.transactions.get(key))
                 .collect(),
             entries,
-            answers: effects
-                .answers
-                .iter()
-                .filter_map(|key| books.answers.get(key).map(|answer| (key, answer)))
-                .collect(),
+            answers,
             audit,
         }
     }
@@ -200,18 +204,21 @@ fn bind_entries<'q>(query: Arguments<'q>, rows: &[&LedgerEntry]) -> Arguments<'q
         .bind(column(rows, |entry| at(entry.at)))
 }
 
-fn bind_answers<'q>(query: Arguments<'q>, rows: &[(&AnswerKey, &Answer)]) -> Result<Arguments<'q>> {
+fn bind_answers<'q>(
+    query: Arguments<'q>,
+    rows: &[(UserId, Uuid, &Answer)],
+) -> Result<Arguments<'q>> {
     let kept: Vec<Kept> = rows
         .iter()
-        .map(|(_, row)| Kept::of(&row.answer).map_err(|error| sqlx::Error::Encode(error.into())))
+        .map(|(_, _, row)| Kept::of(&row.answer).map_err(|error| sqlx::Error::Encode(error.into())))
         .collect::<Result<_>>()?;
     Ok(query
-        .bind(column(rows, |(key, _)| key.user_id.uuid()))
-        .bind(column(rows, |(key, _)| key.hash()))
+        .bind(column(rows, |(user, _, _)| user.uuid()))
+        .bind(column(rows, |(_, hash, _)| *hash))
         .bind(sparse(&kept, |kept| kept.rows().map(|(id, _)| id.uuid())))
         .bind(sparse(&kept, |kept| kept.rows().map(|(_, seq)| seq)))
-        .bind(column(rows, |(_, row)| at(row.at)))
-        .bind(column(rows, |(_, row)| row.fingerprint.as_slice()))
+        .bind(column(rows, |(_, _, row)| at(row.at)))
+        .bind(column(rows, |(_, _, row)| row.fingerprint.as_slice()))
         .bind(sparse(&kept, Kept::text)))
 }
 
