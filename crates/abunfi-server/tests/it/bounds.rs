@@ -6,7 +6,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use abunfi::ids::UserId;
-use abunfi::ledger::{BatchRequest, COMMIT_CHUNK, Error, PostRequest, RequestKey, TransactionType};
+use abunfi::ledger::{
+    BatchRequest, COMMIT_CHUNK, Error, ItemResult, PostRequest, RequestKey, TransactionType,
+};
 use abunfi::money::Amount;
 use abunfi::{Config, Context, StoreError};
 use futures::FutureExt;
@@ -22,6 +24,8 @@ with_config!(patient, |config| {
     config.sqlite.deadline_ms = 20_000;
 }; a_full_queue_turns_away_at_once_and_does_what_it_accepted,
    one_busy_account_does_not_starve_another,
+   a_locked_account_neither_fails_nor_stops_its_neighbours,
+   a_locked_account_neither_fails_nor_stops_the_others_of_a_batch,
    a_caller_that_hangs_up_does_not_stop_its_posting,
    a_caller_that_hangs_up_does_not_stop_its_batch,
    a_posting_inside_a_transaction_is_refused_at_once);
@@ -148,6 +152,100 @@ async fn a_full_queue_turns_away_at_once_and_does_what_it_accepted(server: &Test
         .json(&json!({"type": "deposit", "amount": "1"}))
         .expect(201)
         .await;
+}
+
+/// Deposits 1 for each of `users`, all at once, as single requests.
+async fn deposit_for_each(
+    server: &TestServer,
+    users: &[String],
+    key: &str,
+) -> Vec<http::StatusCode> {
+    let posts = users.iter().map(|user| {
+        server
+            .post(&format!("users/{user}/transactions"))
+            .key(&format!("{key}-{user}"))
+            .json(&json!({"type": "deposit", "amount": "1"}))
+            .send()
+    });
+    let answers = join_all(posts).await;
+    answers.iter().map(|answer| answer.status).collect()
+}
+
+async fn a_locked_account_neither_fails_nor_stops_its_neighbours(server: &TestServer) {
+    // SQLite has one writer: whoever holds it up holds up everybody.
+    if server.backend == Backend::Embedded {
+        return;
+    }
+    let locked = server.user().await;
+    let mut calm = Vec::new();
+    for _ in 0..30 {
+        calm.push(server.user().await);
+    }
+    let release = hold_up(server, &locked).await;
+    let mut waiting = flood(server, &locked, 20);
+    // So many that they share batches with those of the locked account, whatever its shard.
+    for round in ["a", "b", "c"] {
+        let answers = deposit_for_each(server, &calm, round).await;
+        assert!(answers.iter().all(|status| *status == 201), "{answers:?}");
+    }
+    assert!(waiting.try_join_next().is_none(), "they wait for the lock");
+    drop(release);
+    while let Some(ended) = waiting.join_next().await {
+        ended.expect("a task").expect("the account is free again");
+    }
+    assert_eq!(server.available(&locked).await, "20");
+    assert_eq!(server.available(&calm[0]).await, "3");
+}
+
+async fn a_locked_account_neither_fails_nor_stops_the_others_of_a_batch(server: &TestServer) {
+    if server.backend == Backend::Embedded {
+        return;
+    }
+    let locked = server.user().await;
+    let mut users = vec![locked.clone()];
+    for _ in 0..10 {
+        users.push(server.user().await);
+    }
+    let release = hold_up(server, &locked).await;
+    let platform = server.platform.clone();
+    let items: Vec<UserId> = users
+        .iter()
+        .cycle()
+        .take(3 * users.len())
+        .map(|user| user.parse().unwrap())
+        .collect();
+    let batch = tokio::spawn(async move {
+        let deposit = || PostRequest::new(TransactionType::Deposit, Amount::parse("1").unwrap());
+        let request = BatchRequest {
+            atomic: false,
+            items: items
+                .into_iter()
+                .map(|user| Ok((user, deposit())))
+                .collect(),
+        };
+        let key = RequestKey {
+            key: unique("batch-"),
+            fingerprint: [1; 32],
+        };
+        let ctx = Context::system("batch");
+        platform.ledger().batch(&ctx, request, key).await
+    });
+    let others = async {
+        for user in &users[1..] {
+            while server.available(user).await != "3" {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        }
+    };
+    // Less than the lock may be waited for.
+    let others = tokio::time::timeout(Duration::from_secs(15), others).await;
+    others.expect("the others of the batch are done");
+    assert!(!batch.is_finished(), "it waits for the locked account");
+    drop(release);
+    let answer = batch.await.expect("a task").expect("an answer");
+    let is_posted = |result: &ItemResult| matches!(result, ItemResult::Posted(_));
+    assert!(answer.results.iter().all(is_posted));
+    assert_eq!(server.available(&locked).await, "3");
 }
 
 async fn one_busy_account_does_not_starve_another(server: &TestServer) {

@@ -11,13 +11,14 @@
 //! Invariant: a caller is answered only after its batch committed or certainly did not; a caller that goes
 //! away does not stop its posting.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::hash::{BuildHasher, RandomState};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use futures::future::BoxFuture;
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::{Notify, Semaphore, oneshot};
+use tokio::time::timeout;
 
 use super::{Command, Error, Outcome};
 use crate::error::{StoreError, StoreKind};
@@ -32,14 +33,27 @@ const MAX_WAITING: usize = 4_096;
 const MAX_WAITING_OF_USER: usize = 1_024;
 /// A posting that waited this long is turned away undone, before its caller's patience ends.
 const MAX_WAIT: Duration = Duration::from_secs(5);
+/// Units of one shard that wait for an account that somebody else holds, beside the batches: each has a connection.
+const PATIENT_UNITS: usize = 2;
 /// When turned away, come back then.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
+/// Why a command is turned away whose account is held, where nothing more may wait for it.
+pub(super) const LOCKED: &str = "another unit of work has the account locked";
 
 /// What a batch's commit gives: a result for each command, or that none was done (or none is known).
 pub(super) type Committed = Result<Vec<Result<Outcome, Error>>, StoreError>;
 
+/// What is done about an account that another unit has locked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Held {
+    /// The commands of its user [are left out](is_held), and the others done.
+    LeftOut,
+    WaitedFor,
+}
+
 /// Decides and commits commands as one unit.
-pub(super) type Commit = dyn Fn(Arc<[Command]>) -> BoxFuture<'static, Committed> + Send + Sync;
+pub(super) type Commit =
+    dyn Fn(Arc<[Command]>, Held) -> BoxFuture<'static, Committed> + Send + Sync;
 
 /// Cheap to clone; all clones share the queues.
 #[derive(Clone)]
@@ -152,6 +166,8 @@ impl Drop for Shard {
 struct Queue {
     of_user: HashMap<UserId, VecDeque<Job>>,
     turns: VecDeque<UserId>,
+    /// Users of whom something waits for their account, beside the shard: nothing more of them is taken.
+    parked: HashSet<UserId>,
     waiting: usize,
 }
 
@@ -191,6 +207,9 @@ impl Queue {
             let Some(user) = self.turns.pop_front() else {
                 break;
             };
+            if self.parked.contains(&user) {
+                continue;
+            }
             let Some(jobs) = self.of_user.get_mut(&user) else {
                 continue;
             };
@@ -206,11 +225,23 @@ impl Queue {
         }
         batch
     }
+
+    fn unpark(&mut self, user: UserId) {
+        self.parked.remove(&user);
+        if self.of_user.contains_key(&user) && !self.turns.contains(&user) {
+            self.turns.push_back(user);
+        }
+    }
 }
 
-async fn work(shard: std::sync::Weak<Shard>, wake: Arc<Notify>, commit: Arc<Commit>) {
+async fn work(shard: Weak<Shard>, wake: Arc<Notify>, commit: Arc<Commit>) {
+    let worker = Worker {
+        shard,
+        commit,
+        patient: Arc::new(Semaphore::new(PATIENT_UNITS)),
+    };
     loop {
-        let batch = match shard.upgrade() {
+        let batch = match worker.shard.upgrade() {
             Some(shard) => shard.lock().take(),
             None => return,
         };
@@ -227,49 +258,92 @@ async fn work(shard: std::sync::Weak<Shard>, wake: Arc<Notify>, commit: Arc<Comm
                 Err(overloaded("the posting waited too long").into()),
             );
         }
-        commit_and_answer(batch, &commit).await;
+        let batch = batch.into_iter().map(|job| (job.command, job.answer));
+        worker
+            .commit_and_answer(batch.collect(), Held::LeftOut)
+            .await;
     }
 }
 
-/// Commits a batch. One that the store refuses as a whole, and certainly did not do, is halved until the
-/// posting that it stumbles over stands alone; the others are done.
-async fn commit_and_answer(batch: Vec<Job>, commit: &Arc<Commit>) {
-    let (commands, answers): (Vec<Command>, Vec<Answer>) = batch
-        .into_iter()
-        .map(|job| (job.command, job.answer))
-        .unzip();
-    let mut todo = vec![(Arc::<[Command]>::from(commands), answers)];
-    while let Some((commands, mut answers)) = todo.pop() {
-        if answers.is_empty() {
-            continue;
-        }
-        // In a task of its own, so that a panic in it takes this batch with it and not the shard.
-        let committed = tokio::spawn(commit(Arc::clone(&commands)))
-            .await
-            .unwrap_or_else(|died| {
-                Err(StoreError::OutcomeUnknown {
-                    store: StoreKind::Relational,
-                    reason: died.to_string(),
-                })
-            });
-        match committed {
-            Ok(results) => {
-                for (caller, result) in answers.into_iter().zip(results) {
-                    answer(caller, result);
+/// What a shard's batches are committed with.
+#[derive(Clone)]
+struct Worker {
+    shard: Weak<Shard>,
+    commit: Arc<Commit>,
+    /// Turns of those who wait for an account.
+    patient: Arc<Semaphore>,
+}
+
+impl Worker {
+    /// Commits a batch. One that the store refuses as a whole, and certainly did not do, is halved until the
+    /// posting that it stumbles over stands alone; the others are done. Who is left out waits beside the shard.
+    async fn commit_and_answer(&self, batch: Vec<(Command, Answer)>, held: Held) {
+        let (commands, answers): (Vec<Command>, Vec<Answer>) = batch.into_iter().unzip();
+        let mut todo = vec![(Arc::<[Command]>::from(commands), answers)];
+        while let Some((commands, mut answers)) = todo.pop() {
+            if answers.is_empty() {
+                continue;
+            }
+            // In a task of its own, so that a panic in it takes this batch with it and not the shard.
+            let committed = tokio::spawn((self.commit)(Arc::clone(&commands), held))
+                .await
+                .unwrap_or_else(|died| {
+                    Err(StoreError::OutcomeUnknown {
+                        store: StoreKind::Relational,
+                        reason: died.to_string(),
+                    })
+                });
+            match committed {
+                Ok(results) => {
+                    let mut left_out: BTreeMap<UserId, Vec<(Command, Answer)>> = BTreeMap::new();
+                    for ((command, caller), result) in commands.iter().zip(answers).zip(results) {
+                        if held == Held::LeftOut && is_held(&result) {
+                            let of_user = left_out.entry(command.user_id).or_default();
+                            of_user.push((command.clone(), caller));
+                        } else {
+                            answer(caller, result);
+                        }
+                    }
+                    for (user, batch) in left_out {
+                        self.wait_beside(user, batch);
+                    }
+                }
+                Err(error) if is_of_one_item(&error) && answers.len() > 1 => {
+                    let second = answers.split_off(answers.len() / 2);
+                    let (before, after) = commands.split_at(answers.len());
+                    todo.push((after.into(), second));
+                    todo.push((before.into(), answers));
+                }
+                Err(error) => {
+                    for caller in answers {
+                        answer(caller, Err(error.clone().into()));
+                    }
                 }
             }
-            Err(error) if is_of_one_item(&error) && answers.len() > 1 => {
-                let second = answers.split_off(answers.len() / 2);
-                let (before, after) = commands.split_at(answers.len());
-                todo.push((after.into(), second));
-                todo.push((before.into(), answers));
-            }
-            Err(error) => {
-                for caller in answers {
-                    answer(caller, Err(error.clone().into()));
+        }
+    }
+
+    /// Commits what is of a user whose account somebody else has locked, without keeping the shard waiting. What
+    /// else comes of the user stays in the queue meanwhile.
+    fn wait_beside(&self, user: UserId, batch: Vec<(Command, Answer)>) {
+        if let Some(shard) = self.shard.upgrade() {
+            shard.lock().parked.insert(user);
+        }
+        let worker = self.clone();
+        tokio::spawn(async move {
+            match timeout(MAX_WAIT, worker.patient.acquire()).await {
+                Ok(Ok(_turn)) => worker.commit_and_answer(batch, Held::WaitedFor).await,
+                _ => {
+                    for (_, caller) in batch {
+                        answer(caller, Err(overloaded(LOCKED).into()));
+                    }
                 }
             }
-        }
+            if let Some(shard) = worker.shard.upgrade() {
+                shard.lock().unpark(user);
+                shard.wake.notify_one();
+            }
+        });
     }
 }
 
@@ -284,6 +358,11 @@ pub(super) const fn is_of_one_item(error: &StoreError) -> bool {
         error,
         StoreError::Unexpected { .. } | StoreError::Conflict { .. }
     )
+}
+
+/// Whether a command of a unit that was committed was [left out](Held::LeftOut).
+pub(super) const fn is_held(result: &Result<Outcome, Error>) -> bool {
+    matches!(result, Err(Error::Store(StoreError::Conflict { .. })))
 }
 
 pub(super) fn overloaded(reason: &str) -> StoreError {
@@ -339,7 +418,7 @@ pub(super) mod tests {
     fn recorder(pause: Duration) -> (Arc<Commit>, Noted) {
         let batches = Arc::new(Mutex::new(Vec::new()));
         let noted = Arc::clone(&batches);
-        let commit: Arc<Commit> = Arc::new(move |commands: Arc<[Command]>| {
+        let commit: Arc<Commit> = Arc::new(move |commands: Arc<[Command]>, _| {
             let noted = Arc::clone(&noted);
             async move {
                 tokio::time::sleep(pause).await;
@@ -423,7 +502,7 @@ pub(super) mod tests {
 
     #[tokio::test]
     async fn a_posting_that_the_store_stumbles_over_fails_alone() {
-        let commit: Arc<Commit> = Arc::new(|commands: Arc<[Command]>| {
+        let commit: Arc<Commit> = Arc::new(|commands: Arc<[Command]>, _| {
             async move {
                 if commands
                     .iter()
@@ -464,7 +543,7 @@ pub(super) mod tests {
     async fn an_unknown_outcome_is_said_to_all_and_never_repeated() {
         let calls = Arc::new(Mutex::new(0));
         let counted = Arc::clone(&calls);
-        let commit: Arc<Commit> = Arc::new(move |_commands| {
+        let commit: Arc<Commit> = Arc::new(move |_commands, _| {
             *counted.lock().unwrap() += 1;
             async {
                 let reason = "the answer was lost".to_owned();
@@ -486,7 +565,7 @@ pub(super) mod tests {
 
     #[tokio::test]
     async fn a_panic_in_one_commit_does_not_stop_the_shard() {
-        let commit: Arc<Commit> = Arc::new(|commands: Arc<[Command]>| {
+        let commit: Arc<Commit> = Arc::new(|commands: Arc<[Command]>, _| {
             async move {
                 assert!(
                     commands
@@ -504,5 +583,89 @@ pub(super) mod tests {
         let batcher = Batcher::start(1, &commit);
         assert!(batcher.submit(command(1, "panic")).await.is_err());
         assert!(batcher.submit(command(1, "fine")).await.is_ok());
+    }
+
+    /// Commits at once but for `held`, whose units wait until the gate opens; and the sizes of those units.
+    fn holding(held: UserId, gate: &Arc<Semaphore>) -> (Arc<Commit>, Arc<Mutex<Vec<usize>>>) {
+        let (gate, units) = (Arc::clone(gate), Arc::new(Mutex::new(Vec::new())));
+        let noted = Arc::clone(&units);
+        let commit: Arc<Commit> = Arc::new(move |commands: Arc<[Command]>, locks| {
+            let (gate, noted) = (Arc::clone(&gate), Arc::clone(&noted));
+            async move {
+                if locks == Held::WaitedFor {
+                    assert!(commands.iter().all(|command| command.user_id == held));
+                    noted.lock().unwrap().push(commands.len());
+                    gate.acquire().await.unwrap().forget();
+                }
+                let outcomes = commands.iter().map(|command| {
+                    if locks == Held::LeftOut && command.user_id == held {
+                        let store = StoreKind::Relational;
+                        return Err(StoreError::Conflict { store }.into());
+                    }
+                    Ok(outcome(command))
+                });
+                Ok(outcomes.collect())
+            }
+            .boxed()
+        });
+        (commit, units)
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_an_account_keeps_nobody_else_waiting() {
+        let gate = Arc::new(Semaphore::new(0));
+        let (commit, units) = holding(command(7, "").user_id, &gate);
+        let batcher = Batcher::start(1, &commit);
+        let submit = |user: u128| {
+            let batcher = batcher.clone();
+            async move { batcher.submit(command(user, "r")).await }
+        };
+        let held: Vec<_> = (0..5).map(|_| tokio::spawn(submit(7))).collect();
+        // In the same batches and after them, and while the account is held.
+        for _ in 0..3 {
+            let others = join_all((0..20).filter(|user| *user != 7).map(submit)).await;
+            assert!(others.iter().all(Result::is_ok));
+        }
+        assert!(held.iter().all(|call| !call.is_finished()));
+        assert_eq!(units.lock().unwrap().len(), 1, "one unit of a user at once");
+        gate.add_permits(5);
+        for call in held {
+            assert!(call.await.unwrap().is_ok());
+        }
+        assert_eq!(units.lock().unwrap().iter().sum::<usize>(), 5);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_a_few_wait_for_accounts_and_the_others_are_turned_away_in_time() {
+        let commit: Arc<Commit> = Arc::new(move |commands: Arc<[Command]>, locks| {
+            async move {
+                if locks == Held::WaitedFor {
+                    std::future::pending::<()>().await;
+                }
+                let store = StoreKind::Relational;
+                let held = commands
+                    .iter()
+                    .map(|_| Err(StoreError::Conflict { store }.into()));
+                Ok(held.collect())
+            }
+            .boxed()
+        });
+        let batcher = Batcher::start(1, &commit);
+        let calls: Vec<_> = (0..10)
+            .map(|user| {
+                let batcher = batcher.clone();
+                tokio::spawn(async move { batcher.submit(command(user, "r")).await })
+            })
+            .collect();
+        tokio::time::sleep(MAX_WAIT + Duration::from_millis(1)).await;
+        let ended = calls.iter().filter(|call| call.is_finished()).count();
+        assert_eq!(ended, 10 - PATIENT_UNITS);
+        for call in calls
+            .into_iter()
+            .filter(tokio::task::JoinHandle::is_finished)
+        {
+            let error = call.await.unwrap().unwrap_err();
+            assert!(matches!(error, Error::Store(StoreError::Overloaded { .. })));
+        }
     }
 }

@@ -7,7 +7,7 @@
 //! Invariant: a part is one unit with each item's own part of the key, so that whatever a crash or an error leaves
 //! out, the retry of the batch does, and nothing twice.
 
-use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use futures::future::join_all;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
-use super::batcher::{Commit, Spread, is_of_one_item, overloaded};
+use super::batcher::{Commit, Held, LOCKED, Spread, is_held, is_of_one_item, overloaded};
 use super::{Command, Error, Outcome};
 use crate::error::{StoreError, StoreKind};
 use crate::faults::{self, Point};
@@ -30,7 +30,8 @@ pub const COMMIT_CHUNK: usize = 600;
 const PARTS_IN_FLIGHT: usize = 2;
 /// A part that waited this long for its turn is turned away undone.
 const MAX_WAIT: Duration = Duration::from_secs(5);
-/// Users of one lane with an item that failed alone, at most: more are no matter of single items.
+/// Users of one lane with an item that failed alone, or whose account is waited for, at most: more are no matter
+/// of single items.
 const MAX_ALONE: usize = 8;
 
 type Outcomes = Vec<Result<Outcome, Error>>;
@@ -122,19 +123,22 @@ impl Lanes {
 
     async fn post_lane(&self, lane: usize, mut todo: VecDeque<Part>) -> Posted {
         let mut posted = Posted::default();
-        let mut alone = HashSet::new();
+        let mut alone = BTreeSet::new();
+        let mut held: BTreeMap<UserId, Numbered> = BTreeMap::new();
         while let Some(part) = todo.pop_front() {
-            // After an item that failed alone its user's later ones would be out of order.
-            let (late, part) = part.without(&alone);
-            posted.fail(late, &not_tried());
+            // After an item that failed or is left out its user's later ones would be out of order.
+            let (late, part) = part.without(|user| alone.contains(&user));
+            posted.fail(late.into_iter().map(|(place, _)| place), &not_tried());
+            let (late, part) = part.without(|user| held.contains_key(&user));
+            hold(&mut held, late);
             if part.places.is_empty() {
                 continue;
             }
-            match self.commit(lane, Arc::clone(&part.commands)).await {
+            let commands = Arc::clone(&part.commands);
+            match self.commit(lane, commands, Held::LeftOut).await {
                 Ok(outcomes) => {
-                    posted
-                        .outcomes
-                        .extend(part.places.into_iter().zip(outcomes));
+                    let left_out = posted.enter(part, outcomes);
+                    hold(&mut held, left_out);
                     posted.got_anywhere = true;
                 }
                 // Halved until the item that the store stumbles over stands alone.
@@ -157,10 +161,40 @@ impl Lanes {
                 }
             }
         }
+        self.post_held(lane, held, &mut posted).await;
         posted
     }
 
-    async fn commit(&self, lane: usize, part: Arc<[Command]>) -> Result<Outcomes, StoreError> {
+    /// Waits for accounts that somebody else has locked, a few of them, one after the other.
+    async fn post_held(&self, lane: usize, held: BTreeMap<UserId, Numbered>, posted: &mut Posted) {
+        for (index, (places, commands)) in held.into_values().enumerate() {
+            let mut stopped =
+                (index >= MAX_ALONE || posted.stopped.is_some()).then(|| overloaded(LOCKED));
+            let parts = places
+                .chunks(COMMIT_CHUNK)
+                .zip(commands.chunks(COMMIT_CHUNK));
+            for (places, commands) in parts {
+                let places = places.iter().copied();
+                match &stopped {
+                    Some(error) => posted.fail(places, error),
+                    None => match self.commit(lane, commands.into(), Held::WaitedFor).await {
+                        Ok(outcomes) => posted.outcomes.extend(places.zip(outcomes)),
+                        Err(error) => {
+                            posted.fail(places, &error);
+                            stopped = Some(not_tried());
+                        }
+                    },
+                }
+            }
+        }
+    }
+
+    async fn commit(
+        &self,
+        lane: usize,
+        part: Arc<[Command]>,
+        held: Held,
+    ) -> Result<Outcomes, StoreError> {
         let Some(turns) = self.turns.get(lane) else {
             return Err(overloaded("no lane serves the account"));
         };
@@ -170,7 +204,7 @@ impl Lanes {
         faults::reach(Point::BetweenChunks);
         // In a task of its own: lanes are decided on several cores, and a panic takes this part with it only.
         let commit = Arc::clone(&self.commit);
-        tokio::spawn(async move { commit(part).await })
+        tokio::spawn(async move { commit(part, held).await })
             .await
             .unwrap_or_else(|died| {
                 Err(StoreError::OutcomeUnknown {
@@ -199,32 +233,46 @@ impl Part {
         })
     }
 
-    /// The places of what is of `users`, and the part without it.
-    fn without(self, users: &HashSet<UserId>) -> (Vec<usize>, Self) {
-        let is_out = |command: &Command| users.contains(&command.user_id);
+    /// What is of users that `is_out`, and the part without it.
+    fn without(self, is_out: impl Fn(UserId) -> bool) -> (Vec<(usize, Command)>, Self) {
+        let is_out = |command: &Command| is_out(command.user_id);
         if !self.commands.iter().any(is_out) {
             return (Vec::new(), self);
         }
-        let mut out = Vec::new();
-        let (mut places, mut commands) = Numbered::default();
-        for (place, command) in self.places.into_iter().zip(self.commands.iter()) {
-            if is_out(command) {
-                out.push(place);
-            } else {
-                places.push(place);
-                commands.push(command.clone());
-            }
-        }
-        (out, Self::new((places, commands)))
+        let items = self.places.into_iter().zip(self.commands.iter().cloned());
+        let (out, left): (Vec<_>, Vec<_>) = items.partition(|(_, command)| is_out(command));
+        (out, Self::new(left.into_iter().unzip()))
     }
 }
 
 impl Posted {
-    fn fail(&mut self, places: Vec<usize>, error: &StoreError) {
+    /// Notes what became of a part's items; gives those that are left out.
+    fn enter(&mut self, part: Part, outcomes: Outcomes) -> Vec<(usize, Command)> {
+        let mut left_out = Vec::new();
+        let items = part.places.into_iter().zip(part.commands.iter());
+        for ((place, command), outcome) in items.zip(outcomes) {
+            if is_held(&outcome) {
+                left_out.push((place, command.clone()));
+            } else {
+                self.outcomes.push((place, outcome));
+            }
+        }
+        left_out
+    }
+
+    fn fail(&mut self, places: impl IntoIterator<Item = usize>, error: &StoreError) {
         let failed = places
             .into_iter()
             .map(|place| (place, Err(error.clone().into())));
         self.outcomes.extend(failed);
+    }
+}
+
+fn hold(held: &mut BTreeMap<UserId, Numbered>, items: Vec<(usize, Command)>) {
+    for (place, command) in items {
+        let (places, commands) = held.entry(command.user_id).or_default();
+        places.push(place);
+        commands.push(command);
     }
 }
 
@@ -266,7 +314,7 @@ mod tests {
     ) -> (Lanes, Parts) {
         let parts = Parts::default();
         let done = Arc::clone(&parts);
-        let commit: Arc<Commit> = Arc::new(move |commands: Arc<[Command]>| {
+        let commit: Arc<Commit> = Arc::new(move |commands: Arc<[Command]>, _| {
             let said = says(&commands).map(|()| {
                 let items = commands.iter().map(item).collect();
                 done.lock().unwrap().push(items);
@@ -431,5 +479,76 @@ mod tests {
         );
         drop(held);
         assert_eq!(posting.await.unwrap().len(), 3);
+    }
+
+    /// Of the store's units: which items, and whether held accounts were waited for.
+    type Units = Arc<Mutex<Vec<(Vec<usize>, Held)>>>;
+
+    /// One lane over a store in which the accounts of `held` users are locked; those that are waited for get `end`.
+    fn holding(
+        held: impl Fn(usize) -> bool + Send + Sync + 'static,
+        users: usize,
+        end: Result<(), StoreError>,
+    ) -> (Lanes, Units) {
+        let units = Units::default();
+        let done = Arc::clone(&units);
+        let commit: Arc<Commit> = Arc::new(move |commands: Arc<[Command]>, locks| {
+            let items: Vec<usize> = commands.iter().map(item).collect();
+            let is_held = |command: &Command| held(item(command) % users);
+            let outcomes = commands.iter().map(|command| match locks {
+                Held::LeftOut if is_held(command) => {
+                    let store = StoreKind::Relational;
+                    Err(StoreError::Conflict { store }.into())
+                }
+                _ => Ok(outcome(command)),
+            });
+            let said = match (locks, &end) {
+                (Held::WaitedFor, Err(error)) => Err(error.clone()),
+                _ => Ok(outcomes.collect()),
+            };
+            done.lock().unwrap().push((items, locks));
+            async move { said }.boxed()
+        });
+        (Lanes::new(1, commit), units)
+    }
+
+    #[tokio::test]
+    async fn a_held_account_is_waited_for_after_the_others_and_keeps_its_order() {
+        let (lanes, units) = holding(|user| user == 3, 20, Ok(()));
+        let outcomes = lanes.post(commands(1_000, 20)).await.unwrap();
+        assert!((0..1_000).all(|item| is_done(&outcomes, item)));
+        let units = units.lock().unwrap();
+        let (last, waited) = units.last().unwrap();
+        assert_eq!(*waited, Held::WaitedFor);
+        // Those of its second part, too, which might have found it free.
+        let expected: Vec<usize> = (3..1_000).step_by(20).collect();
+        assert_eq!(*last, expected);
+        assert_eq!(units.len(), 3);
+    }
+
+    #[tokio::test]
+    async fn a_held_account_that_stays_held_fails_alone() {
+        let (lanes, _units) = holding(|user| user == 3, 20, Err(overloaded("a lock")));
+        let outcomes = lanes.post(commands(1_000, 20)).await.unwrap();
+        for (item, outcome) in outcomes.iter().enumerate() {
+            match outcome {
+                Err(Error::Store(StoreError::Overloaded { .. })) => assert_eq!(item % 20, 3),
+                Err(error) => panic!("{item}: {error}"),
+                Ok(_) => assert_ne!(item % 20, 3),
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn only_a_few_held_accounts_are_waited_for() {
+        let (lanes, units) = holding(|_| true, 100, Ok(()));
+        let outcomes = lanes.post(commands(100, 100)).await.unwrap();
+        let done = outcomes.iter().filter(|outcome| outcome.is_ok()).count();
+        assert_eq!(done, MAX_ALONE);
+        assert_eq!(units.lock().unwrap().len(), 1 + MAX_ALONE);
+        let is_turned_away =
+            |error: &Error| matches!(error, Error::Store(StoreError::Overloaded { .. }));
+        let errors = outcomes.iter().filter_map(|outcome| outcome.as_ref().err());
+        assert!(errors.into_iter().all(is_turned_away));
     }
 }

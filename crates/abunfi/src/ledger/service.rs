@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures::FutureExt;
 use tokio::sync::watch;
 
-use super::batcher::{Batcher, Commit, Committed};
+use super::batcher::{Batcher, Commit, Committed, Held};
 use super::lanes::Lanes;
 use super::request::{PostRequest, SendOut, SettleRequest};
 use super::{
@@ -101,7 +101,9 @@ impl Service {
     ) -> Self {
         let commit: Arc<Commit> = Arc::new({
             let (store, cache) = (Arc::clone(&store), cache.clone());
-            move |commands| post_and_invalidate(Arc::clone(&store), cache.clone(), commands).boxed()
+            move |commands, held| {
+                post_and_invalidate(Arc::clone(&store), cache.clone(), commands, held).boxed()
+            }
         });
         let batcher = Batcher::start(shards, &commit);
         Self {
@@ -391,6 +393,7 @@ impl Service {
             Arc::clone(&self.store),
             self.cache.clone(),
             commands,
+            Held::WaitedFor,
         ))
         .await?
     }
@@ -684,8 +687,13 @@ async fn post_and_invalidate(
     store: Arc<dyn Store>,
     cache: Cache,
     commands: Arc<[Command]>,
+    held: Held,
 ) -> Committed {
-    let (posted, promises) = outbox::collecting(store.post(&commands)).await;
+    let posting = match held {
+        Held::LeftOut => store.post_what_is_free(&commands),
+        Held::WaitedFor => store.post(&commands),
+    };
+    let (posted, promises) = outbox::collecting(posting).await;
     match &posted {
         Ok(_) => {
             faults::reach(Point::AfterCommit);

@@ -223,6 +223,16 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     /// An inner error is [`Error::IdempotencyKeyReused`]; refusals are answers (see [`Outcome`]).
     async fn post(&self, commands: &[Command]) -> Result<Vec<Result<Outcome, Error>>, StoreError>;
 
+    /// The same without waiting long for an account that another unit has locked: the commands of its user are
+    /// [`StoreError::Conflict`] then, certainly not done, and the others are committed. (For a store with one
+    /// writer it is [`post`](Self::post).)
+    async fn post_what_is_free(
+        &self,
+        commands: &[Command],
+    ) -> Result<Vec<Result<Outcome, Error>>, StoreError> {
+        self.post(commands).await
+    }
+
     /// All or nothing, with the batch's idempotency row in the same transaction, also when refused (unless
     /// the refusal [is not final](BatchOutcome::is_final)).
     /// The error may be [`Error::IdempotencyKeyReused`] or [`Error::Store`].

@@ -19,6 +19,7 @@ use super::{
 use crate::audit::{self, AmountsAfter, Draft, Head, Private, PrivateField};
 use crate::clock::Timestamp;
 use crate::context::Principal;
+use crate::error::{StoreError, StoreKind};
 use crate::ids::{TransactionId, UserId};
 use crate::money::Amount;
 use crate::users::UserStatus;
@@ -367,6 +368,8 @@ impl Effects {
 pub struct Books {
     /// Locked.
     pub accounts: BTreeMap<AccountKey, Account>,
+    /// Users with an account that another unit has locked: nothing is decided about them.
+    pub held: BTreeSet<UserId>,
     /// Accounts that are not there and could not be made: no such user, or no such asset.
     pub absent: BTreeMap<AccountKey, Refusal>,
     /// The transactions that commands settle or submit.
@@ -383,7 +386,8 @@ impl Books {
     /// Decides one command from the books as they are now, and enters what follows.
     ///
     /// # Errors
-    /// [`Error::IdempotencyKeyReused`]; a refusal is an answer, not an error.
+    /// [`Error::IdempotencyKeyReused`]; [`StoreError::Conflict`] for a user whose account is
+    /// [held](Self::held). A refusal is an answer, not an error.
     pub fn decide(&mut self, command: &Command) -> Result<Outcome, Error> {
         let key = command
             .idempotency
@@ -399,6 +403,10 @@ impl Books {
                 answer: known.answer.clone(),
                 replayed: true,
             });
+        }
+        if self.held.contains(&command.user_id) {
+            let store = StoreKind::Relational;
+            return Err(StoreError::Conflict { store }.into());
         }
         let result = match &command.action {
             Action::Post(transaction) => self.post(command, transaction),

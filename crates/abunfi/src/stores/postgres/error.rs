@@ -86,6 +86,14 @@ pub(super) fn classify(error: &sqlx::Error) -> StoreError {
     }
 }
 
+/// Whether a lock was waited for as long as the unit may.
+pub(super) fn is_lock_timeout(error: &sqlx::Error) -> bool {
+    let code = error
+        .as_database_error()
+        .and_then(sqlx::error::DatabaseError::code);
+    code.is_some_and(|code| code == "55P03")
+}
+
 /// Whether the connection is of no use after `error`: nothing more can be said over it.
 pub(super) fn is_lost(error: &sqlx::Error) -> bool {
     !matches!(error, sqlx::Error::Database(_))

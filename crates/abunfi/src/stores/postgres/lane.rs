@@ -60,6 +60,18 @@ const ROLLBACK_TIMEOUT: Duration = Duration::from_secs(1);
 const BY_KEYS: &str = "SET LOCAL plan_cache_mode = force_generic_plan; SET LOCAL enable_seqscan = off; \
     SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off; SET LOCAL jit = off";
 
+const BEGIN_WRITE: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE";
+
+/// What a unit's statements may take. A connection that the program forgot must not hold its locks for ever.
+fn bounds(deadline_ms: u64, for_locks_ms: u64) -> String {
+    format!(
+        "SET LOCAL lock_timeout = {}; SET LOCAL statement_timeout = {deadline_ms}; \
+         SET LOCAL idle_in_transaction_session_timeout = {}",
+        for_locks_ms.clamp(1, deadline_ms),
+        deadline_ms.saturating_mul(2),
+    )
+}
+
 /// Connections for one sort of work, and how they are used. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct Lane {
@@ -84,14 +96,9 @@ impl Lane {
     ) -> Self {
         let deadline_ms = config.deadline_ms.clamp(1, 3_600_000);
         // Locks are waited for half as long as the whole may take, so that who waits in vain can still be
-        // told what it was. A connection that the program forgot must not hold its locks for ever.
-        let bounds = format!(
-            "SET LOCAL lock_timeout = {}; SET LOCAL statement_timeout = {deadline_ms}; \
-             SET LOCAL idle_in_transaction_session_timeout = {}",
-            deadline_ms.div_ceil(2),
-            deadline_ms.saturating_mul(2),
-        );
-        let begin = format!("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; {bounds}");
+        // told what it was.
+        let bounds = bounds(deadline_ms, deadline_ms.div_ceil(2));
+        let begin = format!("{BEGIN_WRITE}; {bounds}");
         let begin_snapshot = format!("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; {bounds}");
         let begin_read = format!("BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY; {bounds}");
         Self {
@@ -105,9 +112,17 @@ impl Lane {
         }
     }
 
-    /// The same connections for units whose statements all find rows by their keys.
-    pub(super) fn by_keys(&self) -> Self {
-        let begin = format!("{}; {BY_KEYS}", self.begin.as_str());
+    /// The same connections for units whose statements all find rows by their keys, and that wait for a lock
+    /// no longer than `for_locks`.
+    pub(super) fn by_keys(&self, for_locks: Option<Duration>) -> Self {
+        let begin = match for_locks {
+            None => format!("{}; {BY_KEYS}", self.begin.as_str()),
+            Some(wait) => {
+                let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+                let bounds = bounds(millis(self.deadline), millis(wait));
+                format!("{BEGIN_WRITE}; {bounds}; {BY_KEYS}")
+            }
+        };
         Self {
             begin: AssertSqlSafe(begin).into_sql_str(),
             ..self.clone()

@@ -10,6 +10,7 @@
 //! then leads past it for migrations.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use sqlx::PgConnection;
 
@@ -47,6 +48,9 @@ use lane::Lane;
 const TRAIL_DEADLINE_MS: u64 = 60_000;
 /// Opened when they are needed.
 const TRAIL_CONNECTIONS: u32 = 3;
+/// How long a unit over many accounts waits for one that another holds: units of other instances take some ten
+/// milliseconds.
+const HASTE: Duration = Duration::from_millis(250);
 /// Snapshots that are read at once, at most. Opened when they are needed, too.
 const SNAPSHOT_CONNECTIONS: u32 = 16;
 
@@ -57,6 +61,8 @@ pub struct Postgres {
     requests: Lane,
     /// The same connections, for postings.
     postings: Lane,
+    /// And for postings that do not wait long for a row.
+    hasty: Lane,
     /// For the relay and the sweeps, so that background work cannot starve requests.
     background: Lane,
     /// For reading much in short snapshots, as the verifier does.
@@ -90,7 +96,8 @@ impl Postgres {
         let requests = lane(config.max_connections);
         Ok(Self {
             trail: target.lane(&breaker, &patient, TRAIL_CONNECTIONS),
-            postings: requests.by_keys(),
+            postings: requests.by_keys(None),
+            hasty: requests.by_keys(Some(HASTE)),
             requests,
             background: lane(config.background_connections),
             snapshots: target.lane(&breaker, &patient, SNAPSHOT_CONNECTIONS),

@@ -7,7 +7,8 @@ use tokio::time::timeout_at;
 
 use super::error::{Abort, classify, unavailable, unexpected};
 use super::lane::Open;
-use super::{Postgres, heads, ledger, outbox, users};
+use super::ledger::{self, Locks, NewKeys};
+use super::{Postgres, heads, outbox, users};
 use crate::cache::user_tag;
 use crate::clock::{Clock, SystemClock, Timestamp};
 use crate::context::Context;
@@ -101,7 +102,7 @@ impl Transaction for PostgresTransaction {
         let connection = self.open.connection();
         let commands = std::slice::from_ref(command);
         let ran = timeout_at(deadline, async {
-            ledger::post_in(connection, commands, ledger::NewKeys::LookedUp)
+            ledger::post_in(connection, commands, NewKeys::LookedUp, Locks::Wait)
                 .await
                 .map_err(Abort::Driver)
         })

@@ -1,10 +1,10 @@
 //! Before a decision: locks the accounts, then reads what else decides.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use serde_json::Value;
 use sqlx::postgres::PgRow;
-use sqlx::{PgConnection, Row};
+use sqlx::{AssertSqlSafe, PgConnection, Row, SqlSafeStr};
 use uuid::Uuid;
 
 use super::{Result, from_json, key_arrays};
@@ -22,26 +22,57 @@ use crate::stores::postgres::columns::{Columns, json};
 use crate::stores::postgres::error::undecodable;
 use crate::users::UserStatus;
 
+/// What to do about an account that another unit has locked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::stores::postgres) enum Locks {
+    Wait,
+    /// Its user is [held](Books::held).
+    Skip,
+}
+
 /// Locks the accounts that are referred to, and reads what else decides.
-pub(super) async fn load(conn: &mut PgConnection, mut refs: References) -> Result<Books> {
+pub(super) async fn load(
+    conn: &mut PgConnection,
+    mut refs: References,
+    locks: Locks,
+) -> Result<Books> {
     refs.accounts.extend(accounts_of(conn, &refs).await?);
     let mut books = Books::default();
-    lock_accounts(conn, refs.accounts.iter(), &mut books).await?;
-    let missing: Vec<AccountKey> = refs
+    lock_accounts(conn, refs.accounts.iter(), locks, &mut books).await?;
+    let mut missing: Vec<AccountKey> = refs
         .accounts
         .iter()
         .filter(|key| !books.accounts.contains_key(key))
-        .cloned()
+        .copied()
         .collect();
+    if locks == Locks::Skip && !missing.is_empty() {
+        let held = existing(conn, &missing).await?;
+        missing.retain(|key| !held.contains(key));
+        books.held = held.into_iter().map(|(user, _)| user).collect();
+    }
     if !missing.is_empty() {
         open_accounts(conn, &missing).await?;
-        lock_accounts(conn, missing.iter(), &mut books).await?;
+        lock_accounts(conn, missing.iter(), Locks::Wait, &mut books).await?;
         explain_absent(conn, &missing, &mut books).await?;
     }
     load_answers(conn, &refs, &mut books).await?;
     load_transactions(conn, &refs, &mut books).await?;
     load_uses(conn, &refs, &mut books).await?;
     Ok(books)
+}
+
+/// Those of `keys` that are there.
+async fn existing(conn: &mut PgConnection, keys: &[AccountKey]) -> Result<BTreeSet<AccountKey>> {
+    let (users, assets) = key_arrays(keys.iter());
+    let rows = sqlx::query(
+        "SELECT a.user_id, a.asset FROM unnest($1::uuid[], $2::text[]) AS k (user_id, asset)
+         JOIN accounts a USING (user_id, asset)",
+    )
+    .bind(users)
+    .bind(assets)
+    .fetch_all(conn)
+    .await?;
+    rows.iter().map(account_key).collect()
 }
 
 /// The accounts of the transactions that commands settle. A transaction's asset never changes, so this
@@ -65,6 +96,7 @@ async fn accounts_of(conn: &mut PgConnection, refs: &References) -> Result<Vec<A
 async fn lock_accounts(
     conn: &mut PgConnection,
     keys: impl Iterator<Item = &AccountKey>,
+    locks: Locks,
     books: &mut Books,
 ) -> Result<()> {
     const LOCK: &str = " FOR UPDATE OF a";
@@ -78,9 +110,11 @@ async fn lock_accounts(
 
     let (users, assets) = key_arrays(keys);
     let statement = if faults::has(Bug::SkipLock) {
-        SELECT.trim_end_matches(LOCK)
+        SELECT.trim_end_matches(LOCK).into_sql_str()
+    } else if locks == Locks::Skip {
+        AssertSqlSafe(format!("{SELECT} SKIP LOCKED")).into_sql_str()
     } else {
-        SELECT
+        SELECT.into_sql_str()
     };
     let rows = sqlx::query(statement)
         .bind(users)

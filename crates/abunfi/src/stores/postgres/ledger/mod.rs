@@ -14,8 +14,8 @@ use uuid::Uuid;
 use super::Postgres;
 use super::audit::{audit_row, select_audit_rows};
 use super::columns::{Columns, at, json};
-use super::error::{Abort, constraint, undecodable};
-use super::lane::scoped;
+use super::error::{Abort, constraint, is_lock_timeout, undecodable};
+use super::lane::{Lane, scoped};
 use super::outbox;
 use crate::audit::AuditRow;
 use crate::cache::user_tag;
@@ -36,6 +36,8 @@ mod assets;
 mod load;
 mod read;
 mod write;
+
+pub(super) use load::Locks;
 
 type Result<T, E = sqlx::Error> = std::result::Result<T, E>;
 
@@ -64,19 +66,20 @@ pub(super) async fn post_in(
     conn: &mut PgConnection,
     commands: &[Command],
     new_keys: NewKeys,
+    locks: Locks,
 ) -> Result<Vec<Result<Outcome, Error>>> {
     let refs = match new_keys {
         NewKeys::Trusted => References::trusting(commands),
         NewKeys::LookedUp => References::of(commands),
     };
-    let (mut books, mut outcomes) = decide(conn, commands, refs).await?;
+    let (mut books, mut outcomes) = decide(conn, commands, refs, locks).await?;
     // What writes no answer would not meet one that is there.
     let is_in_doubt = |(command, outcome): (&Command, _)| {
         let is_new = command.idempotency.as_ref().is_some_and(|key| key.is_new);
         is_new && leaves_no_answer(outcome)
     };
     if new_keys == NewKeys::Trusted && commands.iter().zip(&outcomes).any(is_in_doubt) {
-        (books, outcomes) = decide(conn, commands, References::of(commands)).await?;
+        (books, outcomes) = decide(conn, commands, References::of(commands), locks).await?;
     }
     write::write(conn, &books).await?;
     faults::reach(Point::BeforeCommit);
@@ -87,8 +90,9 @@ async fn decide(
     conn: &mut PgConnection,
     commands: &[Command],
     refs: References,
+    locks: Locks,
 ) -> Result<(Books, Vec<Result<Outcome, Error>>)> {
-    let mut books = load::load(conn, refs).await?;
+    let mut books = load::load(conn, refs, locks).await?;
     let outcomes = commands
         .iter()
         .map(|command| books.decide(command))
@@ -104,21 +108,15 @@ fn leaves_no_answer(outcome: &Result<Outcome, Error>) -> bool {
 #[async_trait]
 impl Store for Postgres {
     async fn post(&self, commands: &[Command]) -> Result<Vec<Result<Outcome, Error>>, StoreError> {
-        // Whatever the first attempt failed for, the next one looks.
-        let is_first = AtomicBool::new(true);
-        self.postings
-            .write(|conn| {
-                let new_keys = if is_first.swap(false, Ordering::Relaxed) {
-                    NewKeys::Trusted
-                } else {
-                    NewKeys::LookedUp
-                };
-                scoped(async move {
-                    let outcomes = post_in(conn, commands, new_keys).await.map_err(race)?;
-                    self.leave_invalidations(conn, commands).await?;
-                    Ok(outcomes)
-                })
-            })
+        self.post_on(&self.postings, commands, None).await
+    }
+
+    async fn post_what_is_free(
+        &self,
+        commands: &[Command],
+    ) -> Result<Vec<Result<Outcome, Error>>, StoreError> {
+        // A row is mostly held by another posting, for some milliseconds: worth to be waited for once.
+        self.post_on(&self.hasty, commands, Some(AtomicBool::new(false)))
             .await
     }
 
@@ -126,7 +124,8 @@ impl Store for Postgres {
         self.postings
             .write(|conn| {
                 scoped(async move {
-                    let mut books = load::load(conn, References::of(&batch.commands)).await?;
+                    let mut books =
+                        load::load(conn, References::of(&batch.commands), Locks::Wait).await?;
                     // Read after the accounts are locked: an equal batch that ran meanwhile has committed.
                     if let Some(key) = &batch.key
                         && let Some(known) = read_batch(conn, key).await?
@@ -313,6 +312,42 @@ impl Store for Postgres {
 }
 
 impl Postgres {
+    /// `skips`: whether locked accounts are skipped, from the first time on that one was waited for in vain.
+    async fn post_on(
+        &self,
+        lane: &Lane,
+        commands: &[Command],
+        skips: Option<AtomicBool>,
+    ) -> Result<Vec<Result<Outcome, Error>>, StoreError> {
+        // Whatever the first attempt failed for, the next one looks.
+        let is_first = AtomicBool::new(true);
+        let (is_first, skips) = (&is_first, &skips);
+        lane.write(|conn| {
+            let new_keys = if is_first.swap(false, Ordering::Relaxed) {
+                NewKeys::Trusted
+            } else {
+                NewKeys::LookedUp
+            };
+            let locks = match skips {
+                Some(skips) if skips.load(Ordering::Relaxed) => Locks::Skip,
+                _ => Locks::Wait,
+            };
+            scoped(async move {
+                let posted = post_in(conn, commands, new_keys, locks).await;
+                let outcomes = posted.map_err(|error| match skips {
+                    Some(skips) if is_lock_timeout(&error) => {
+                        skips.store(true, Ordering::Relaxed);
+                        Abort::Again("an account is locked")
+                    }
+                    _ => race(error),
+                })?;
+                self.leave_invalidations(conn, commands).await?;
+                Ok(outcomes)
+            })
+        })
+        .await
+    }
+
     /// One outbox row for all users that the commands concern, when there is an L2 that shows them.
     async fn leave_invalidations(
         &self,
