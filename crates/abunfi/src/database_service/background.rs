@@ -18,6 +18,9 @@ const EXPIRY_EVERY: Duration = Duration::from_secs(1);
 const CHECKPOINT_LOOK_EVERY: Duration = Duration::from_secs(10);
 /// How often what has run out is deleted. Reads hide it at once, so this only bounds the space.
 const SWEEP_EVERY: Duration = Duration::from_secs(30);
+/// How long one purge of idempotency keys goes on while more are due. Resting half of that time it still deletes
+/// many times what can be posted meanwhile.
+const PURGE_WITHIN: Duration = Duration::from_secs(20);
 
 impl DatabaseService {
     /// Starts every task; all end when `stop` is cancelled.
@@ -46,22 +49,30 @@ impl DatabaseService {
             let ledger = ledger.clone();
             async move { ledger.expire_holds().await.map(drop) }
         });
-        let (ledger, sessions, documents) = (
-            inner.ledger.clone(),
-            inner.sessions.clone(),
-            inner.documents.clone(),
-        );
         self.make_checkpoints();
-        let retention =
-            Duration::from_secs(u64::from(inner.config.idempotency_retention_days) * 24 * 3_600);
+        self.purge_idempotency();
+        let (sessions, documents) = (inner.sessions.clone(), inner.documents.clone());
         self.every(SWEEP_EVERY, "sweep", move || {
-            let (ledger, sessions, documents) =
-                (ledger.clone(), sessions.clone(), documents.clone());
+            let (sessions, documents) = (sessions.clone(), documents.clone());
             async move {
-                ledger.purge_idempotency(retention).await?;
                 sessions.sweep().await?;
                 documents.sweep().await?;
                 Ok(())
+            }
+        });
+    }
+
+    /// By itself, since a backlog takes a while and the other sweeps do not wait for it.
+    fn purge_idempotency(&self) {
+        let inner = &self.inner;
+        let (ledger, stop) = (inner.ledger.clone(), inner.stop.clone());
+        let retention =
+            Duration::from_secs(u64::from(inner.config.idempotency_retention_days) * 24 * 3_600);
+        self.every(SWEEP_EVERY, "purge of idempotency keys", move || {
+            let (ledger, stop) = (ledger.clone(), stop.clone());
+            async move {
+                let purged = ledger.purge_idempotency(retention, PURGE_WITHIN, &stop);
+                purged.await.map(drop)
             }
         });
     }
