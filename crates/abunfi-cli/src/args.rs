@@ -164,7 +164,8 @@ pub(crate) struct Verify {
     #[arg(long, value_name = "FILE")]
     pub(crate) anchor: Option<PathBuf>,
 
-    /// Every checkpoint must be signed by this key, or by one of several: 64 hexadecimal digits
+    /// The newest checkpoint must be signed by this key, or by one of several, and none by another: 64 hexadecimal
+    /// digits
     #[arg(long, value_name = "KEY")]
     pub(crate) public_key: Vec<String>,
 
@@ -231,7 +232,7 @@ Example:
   abunfi audit checkpoint --json
 
 The service makes them by itself, every AUDIT_CHECKPOINT_MINUTES. One is made at a time: when another instance
-is at it, this says so and makes none.")]
+is at it, this says so and makes none. Once one is signed, none is made without AUDIT_SIGNING_KEY.")]
     Checkpoint,
 
     /// Write the newest checkpoint, to be published where nobody can take it back
@@ -288,7 +289,7 @@ those from that checkpoint on; a proof holds one.")]
         /// What `export`, `prove` or `anchor` wrote; - reads standard input
         file: PathBuf,
 
-        /// Every checkpoint must be signed by this key; may be given more than once
+        /// The newest checkpoint must be signed by this key, and none by another; may be given more than once
         #[arg(long = "public-key", value_name = "HEX")]
         public_keys: Vec<String>,
 

@@ -2,11 +2,14 @@
 //! on after any failure.
 
 use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
 use super::DatabaseService;
+use crate::audit::Checkpointed;
 use crate::error::StoreError;
 use crate::ids::random_bytes;
 
@@ -91,9 +94,22 @@ impl DatabaseService {
                  AUDIT_SIGNING_KEY"
             );
         }
+        let was_said = Arc::new(AtomicBool::new(false));
         self.every(CHECKPOINT_LOOK_EVERY, "checkpoints", move || {
-            let audit = audit.clone();
-            async move { audit.checkpoint_if_due(interval, rows).await }
+            let (audit, was_said) = (audit.clone(), was_said.clone());
+            async move {
+                let done = audit.checkpoint_if_due(interval, rows).await?;
+                if let Checkpointed::NeedsKey { newest } = done
+                    && !was_said.swap(true, Ordering::Relaxed)
+                {
+                    tracing::warn!(
+                        newest,
+                        "no checkpoint of the audit trail is made: the newest one is signed, and there is no \
+                         key here; set AUDIT_SIGNING_KEY or AUDIT_SIGNING_KEY_FILE"
+                    );
+                }
+                Ok(())
+            }
         });
     }
 
