@@ -91,7 +91,8 @@ Exits with 1 if a check fails.")]
 Example:
   abunfi verify --anchor anchor.json --public-key 1f0c…
 
-Exits with 0 if the books are proved, with 1 if something disagrees, with 2 if it was asked wrongly.
+Exits with 0 if nothing disagrees, with 1 if something does, with 2 if it was asked wrongly. The last line says what
+vouches for the books: a checkpoint's signature by --public-key, a published checkpoint, or nothing yet.
 Changes nothing, also no schema and no hold that is due; safe beside a running service.")]
     Verify(Verify),
 

@@ -11,7 +11,7 @@ use super::{
     a_busy_platform, assert_clean, assert_seen, by_library, export, joined, lines, run_document,
     service, signer,
 };
-use crate::support::make::{Shape as _, deposit};
+use crate::support::make::deposit;
 use crate::support::{Relational, on_every_backend};
 
 on_every_backend!(
