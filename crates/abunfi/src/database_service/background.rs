@@ -90,8 +90,8 @@ impl DatabaseService {
         let (audit, rows) = (self.inner.audit.clone(), config.checkpoint_rows);
         if audit.public_key().is_none() {
             tracing::warn!(
-                "checkpoints of the audit trail are not signed; `abunfi audit keygen` makes a key for \
-                 AUDIT_SIGNING_KEY"
+                "there is no key for checkpoints of the audit trail: they are not signed and, once one is, not \
+                 made; `abunfi audit keygen` makes a key for AUDIT_SIGNING_KEY"
             );
         }
         let was_said = Arc::new(AtomicBool::new(false));
@@ -99,9 +99,7 @@ impl DatabaseService {
             let (audit, was_said) = (audit.clone(), was_said.clone());
             async move {
                 let done = audit.checkpoint_if_due(interval, rows).await?;
-                if let Checkpointed::NeedsKey { newest } = done
-                    && !was_said.swap(true, Ordering::Relaxed)
-                {
+                if let Some(newest) = signed_without_us(&done, &was_said) {
                     tracing::warn!(
                         newest,
                         "no checkpoint of the audit trail is made: the newest one is signed, and there is no \
@@ -154,7 +152,33 @@ where
     }
 }
 
+/// The newest checkpoint, if it is signed and none can be made here: the first time only.
+fn signed_without_us(done: &Checkpointed, was_said: &AtomicBool) -> Option<i64> {
+    match done {
+        Checkpointed::NeedsKey { newest } if !was_said.swap(true, Ordering::Relaxed) => {
+            Some(*newest)
+        }
+        _ => None,
+    }
+}
+
 fn jittered(period: Duration) -> Duration {
     let [byte] = random_bytes();
     period.saturating_mul(90 + u32::from(byte) % 21) / 100
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn that_a_key_is_missing_is_said_once() {
+        let was_said = AtomicBool::new(false);
+        let say = |done: &Checkpointed| signed_without_us(done, &was_said);
+        assert_eq!(say(&Checkpointed::Nothing), None);
+        assert_eq!(say(&Checkpointed::NeedsKey { newest: 7 }), Some(7));
+        for newest in [7, 8] {
+            assert_eq!(say(&Checkpointed::NeedsKey { newest }), None);
+        }
+    }
 }
