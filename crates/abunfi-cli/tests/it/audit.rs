@@ -276,6 +276,9 @@ mod servers {
             (&true.into(), &2.into())
         );
         assert_eq!(newest["signed_from"], 2);
+        assert_eq!(place.run(&["audit", "export", "--out", "books"]).code, 0);
+        let checked = place.run(&["audit", "check", "books", "--public-key", key]);
+        said(&checked, 0, "Signed from checkpoint 2 on.");
     }
 
     #[tokio::test]

@@ -13,8 +13,8 @@
 //! entries and audit rows belong together. A user with a longer history is read in several snapshots, up
 //! to the heads that the first one gave.
 //!
-//! Invariant: memory is bounded by the number of workers times the size of a part (and 64 bytes for each
-//! chain while checkpoints are replayed), not by the length of any history.
+//! Invariant: memory is bounded by the number of workers times the size of a part (and 100 bytes for each
+//! chain while checkpoints are replayed: its name, where it ended, its leaf and the nodes above), not by the length of any history.
 
 use std::sync::Arc;
 
