@@ -235,6 +235,7 @@ class Report:
         self.chains = 0
         self.checkpoints = 0
         self.checkpoint = 0
+        self.signed_from = None
         self.not_covered = 0
         self.chains_not_covered = 0
         self.since = 0
@@ -256,7 +257,11 @@ class Report:
             bytes.fromhex(key), content, bytes.fromhex(signature)
         ):
             self.found(name + ": its signature is not over its content")
-        if self.trusted and key not in self.trusted:
+        if key is None or signature is None:
+            self.signed_from = None
+        elif self.signed_from is None:
+            self.signed_from = checkpoint["number"]
+        if self.trusted and key is not None and key not in self.trusted:
             self.found(name + ": it is not signed by a key that is trusted")
         if self.anchor is not None and checkpoint["number"] == self.anchor["checkpoint"]["number"]:
             self.is_met = True
@@ -274,6 +279,9 @@ class Report:
         self.anchored = checkpoint["number"]
 
     def finish(self):
+        # Each hash covers the checkpoint before, so the newest one's signature vouches for all of them.
+        if self.trusted and self.checkpoints and self.signed_from is None:
+            self.found("checkpoint %d: it is the newest, and is not signed" % self.checkpoint)
         if self.anchor is not None and not self.is_met:
             published = self.anchor["checkpoint"]
             self.found(
@@ -699,6 +707,7 @@ def main(arguments):
                 "disagreements": len(report.findings),
                 "checkpoint": report.checkpoint,
                 "checkpoints": report.checkpoints,
+                "signed_from": report.signed_from,
                 "chains": report.chains,
                 "rows": report.rows,
                 "rows_not_covered": report.not_covered,

@@ -91,7 +91,8 @@ Exits with 1 if a check fails.")]
 Example:
   abunfi verify --anchor anchor.json --public-key 1f0c…
 
-Exits with 0 if the books are proved, with 1 if something disagrees, with 2 if it was asked wrongly.
+Exits with 0 if nothing disagrees, with 1 if something does, with 2 if it was asked wrongly. The last line says what
+vouches for the books: a checkpoint's signature by --public-key, a published checkpoint, or nothing yet.
 Changes nothing, also no schema and no hold that is due; safe beside a running service.")]
     Verify(Verify),
 
@@ -164,7 +165,8 @@ pub(crate) struct Verify {
     #[arg(long, value_name = "FILE")]
     pub(crate) anchor: Option<PathBuf>,
 
-    /// Every checkpoint must be signed by this key, or by one of several: 64 hexadecimal digits
+    /// The newest checkpoint must be signed by this key, or by one of several, and none by another: 64 hexadecimal
+    /// digits
     #[arg(long, value_name = "KEY")]
     pub(crate) public_key: Vec<String>,
 
@@ -231,7 +233,7 @@ Example:
   abunfi audit checkpoint --json
 
 The service makes them by itself, every AUDIT_CHECKPOINT_MINUTES. One is made at a time: when another instance
-is at it, this says so and makes none.")]
+is at it, this says so and makes none. Once one is signed, none is made without AUDIT_SIGNING_KEY.")]
     Checkpoint,
 
     /// Write the newest checkpoint, to be published where nobody can take it back
@@ -288,7 +290,7 @@ those from that checkpoint on; a proof holds one.")]
         /// What `export`, `prove` or `anchor` wrote; - reads standard input
         file: PathBuf,
 
-        /// Every checkpoint must be signed by this key; may be given more than once
+        /// The newest checkpoint must be signed by this key, and none by another; may be given more than once
         #[arg(long = "public-key", value_name = "HEX")]
         public_keys: Vec<String>,
 

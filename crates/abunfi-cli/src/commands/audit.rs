@@ -101,6 +101,13 @@ fn keygen(json: bool) -> anyhow::Result<ExitCode> {
 
 async fn checkpoint(platform: &DatabaseService, json: bool) -> anyhow::Result<()> {
     let done = platform.audit().checkpoint().await?;
+    if let Checkpointed::NeedsKey { newest } = done {
+        return Err(Misuse(format!(
+            "no checkpoint was made: the newest one, {newest}, is signed, and there is no key here to sign the \
+             next with; set AUDIT_SIGNING_KEY or AUDIT_SIGNING_KEY_FILE, as where the service runs"
+        ))
+        .into());
+    }
     let is_busy = done == Checkpointed::Busy;
     let made = done.made();
     let newest = match &made {
@@ -346,6 +353,13 @@ fn shown(report: &Report, any_key: bool) -> String {
         }
         (Some(key), number) => format!("Checkpoint {number} is signed by {key}."),
     });
+    let others = i64::try_from(report.checkpoints)
+        .unwrap_or(i64::MAX)
+        .saturating_sub(1);
+    let first = report.checkpoint.saturating_sub(others);
+    if let Some(from) = report.signed_from.filter(|from| *from > first) {
+        lines.push(format!("Signed from checkpoint {from} on."));
+    }
     if let (Some(number), Some(later)) = (report.anchored, report.not_anchored) {
         lines.push(format!(
             "Anchored up to checkpoint {number}; not anchored yet: {later} checkpoints."

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use abunfi::audit::checkpoint::PublicKey;
 use abunfi::audit::verify::{Options, Progress, Report};
 use abunfi::config::Loaded;
 use serde_json::json;
@@ -43,7 +44,7 @@ pub(crate) async fn run(loaded: Loaded, asked: &Verify, json: bool) -> anyhow::R
         }
         output::json(&shown)?;
     } else {
-        output::line(&shown(&report, took))?;
+        output::line(&shown(&report, took, &options.public_keys))?;
     }
     Ok(if report.clean {
         ExitCode::SUCCESS
@@ -77,7 +78,7 @@ fn options(asked: &Verify) -> Result<Options, Misuse> {
     Ok(options)
 }
 
-fn shown(report: &Report, took: Duration) -> String {
+fn shown(report: &Report, took: Duration, trusted: &[PublicKey]) -> String {
     let read = &report.read;
     let mut lines: Vec<String> = report
         .findings
@@ -119,11 +120,49 @@ fn shown(report: &Report, took: Duration) -> String {
         ));
     }
     lines.push(match (report.clean, report.disagreements) {
-        (true, _) => "the books are proved".to_owned(),
+        (true, _) => verdict(report, !trusted.is_empty()),
         (false, 1) => "1 disagreement".to_owned(),
         (false, count) => format!("{count} disagreements"),
     });
     lines.join("\n")
+}
+
+/// What a clean report says, and no more than that: proved is only what somebody outside the database vouches for,
+/// by a signature that was demanded or by what was published.
+fn verdict(report: &Report, is_key_given: bool) -> String {
+    let newest = &report.newest;
+    let what = match report.since {
+        0 => "the books agree".to_owned(),
+        since => format!(
+            "what has changed since checkpoint {since} agrees; what came before was not recomputed, and totals \
+             by counterpart were not added up"
+        ),
+    };
+    let number = newest.checkpoint;
+    let signed_from = newest.signed_from.filter(|from| *from > 1);
+    let from = signed_from.map_or_else(String::new, |from| format!(" (signed from {from} on)"));
+    match (&newest.signed_by, report.checkpoints.anchored) {
+        (Some(key), _) if is_key_given && report.since == 0 => {
+            format!("the books are proved up to checkpoint {number}{from}, signed by {key}")
+        }
+        (Some(key), _) if is_key_given => {
+            format!("{what}; checkpoint {number}{from} is signed by {key}")
+        }
+        (_, Some(published)) if report.since == 0 => {
+            format!("the books are proved up to checkpoint {published}, which was published")
+        }
+        (_, Some(published)) => format!("{what}; checkpoint {published} was published"),
+        (Some(key), None) => format!(
+            "{what}; checkpoint {number}{from} is signed by {key}: compare it, or give it with --public-key"
+        ),
+        (None, None) if number == 0 => {
+            format!("{what}; there is no checkpoint yet, so nothing is signed or anchored")
+        }
+        (None, None) => format!(
+            "{what}; checkpoint {number} is not signed and was not compared with a published one, so only the \
+             database vouches for it"
+        ),
+    }
 }
 
 /// Shows on standard error how far it is: one line that changes on a terminal, plain lines elsewhere.
@@ -187,7 +226,93 @@ fn progress(done: u64, total: u64, took: Duration) -> String {
 
 #[cfg(test)]
 mod tests {
+    use abunfi::audit::verify::{Checkpoints, Counts, Newest};
+
     use super::*;
+
+    /// A clean report on the newest checkpoint `number`, signed by `key` from `from` on.
+    fn clean(since: i64, number: i64, from: Option<i64>, anchored: Option<i64>) -> Report {
+        Report {
+            since,
+            newest: Newest {
+                checkpoint: number,
+                signed_by: from.map(|_from| "1f0c".to_owned()),
+                signed_from: from,
+                ..Newest::default()
+            },
+            clean: true,
+            read: Counts::default(),
+            checkpoints: Checkpoints {
+                anchored,
+                not_anchored: anchored.map(|anchored| number - anchored),
+                ..Checkpoints::default()
+            },
+            disagreements: 0,
+            findings: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn proved_is_only_what_somebody_outside_vouches_for() {
+        let part = "what has changed since checkpoint 2 agrees; what came before was not recomputed, and totals \
+                    by counterpart were not added up; ";
+        let alone = "checkpoint 3 is not signed and was not compared with a published one, so only the database \
+                     vouches for it";
+        let compare = "is signed by 1f0c: compare it, or give it with --public-key";
+        let cases = [
+            (
+                clean(0, 0, None, None),
+                false,
+                "the books agree; there is no checkpoint yet, so nothing is signed or anchored"
+                    .to_owned(),
+            ),
+            (
+                clean(0, 3, None, None),
+                false,
+                format!("the books agree; {alone}"),
+            ),
+            (clean(2, 3, None, None), false, format!("{part}{alone}")),
+            (
+                clean(0, 3, Some(1), None),
+                false,
+                format!("the books agree; checkpoint 3 {compare}"),
+            ),
+            (
+                clean(0, 3, Some(2), None),
+                false,
+                format!("the books agree; checkpoint 3 (signed from 2 on) {compare}"),
+            ),
+            (
+                clean(0, 3, Some(1), None),
+                true,
+                "the books are proved up to checkpoint 3, signed by 1f0c".to_owned(),
+            ),
+            (
+                clean(0, 3, Some(2), Some(1)),
+                true,
+                "the books are proved up to checkpoint 3 (signed from 2 on), signed by 1f0c"
+                    .to_owned(),
+            ),
+            (
+                clean(2, 3, Some(1), None),
+                true,
+                format!("{part}checkpoint 3 is signed by 1f0c"),
+            ),
+            (
+                clean(0, 3, None, Some(2)),
+                false,
+                "the books are proved up to checkpoint 2, which was published".to_owned(),
+            ),
+            (
+                clean(2, 3, None, Some(2)),
+                false,
+                format!("{part}checkpoint 2 was published"),
+            ),
+        ];
+        for (report, is_key_given, says) in cases {
+            assert_eq!(verdict(&report, is_key_given), says);
+        }
+    }
 
     #[test]
     fn progress_has_a_rate_and_the_time_left() {

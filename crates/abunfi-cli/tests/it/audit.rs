@@ -260,6 +260,25 @@ mod servers {
         assert_eq!(made["checkpoint"]["public_key"], serde_json::Value::Null);
         let ran = place.run(&["audit", "checkpoint"]);
         said(&ran, 0, "Nothing is new since checkpoint 1");
+        // A key that comes later signs; without it again, none is made.
+        place.set("AUDIT_SIGNING_KEY", "7".repeat(64));
+        with_some_rows(&place);
+        let made = place.run(&["audit", "checkpoint", "--json"]).json();
+        assert_eq!(made["checkpoint"]["number"], 2);
+        let key = made["checkpoint"]["public_key"].as_str().unwrap();
+        place.set("AUDIT_SIGNING_KEY", "");
+        with_some_rows(&place);
+        let ran = place.run(&["audit", "checkpoint"]);
+        said(&ran, 2, "set AUDIT_SIGNING_KEY");
+        let newest = place.run(&["verify", "--public-key", key, "--json"]).json();
+        assert_eq!(
+            (&newest["clean"], &newest["checkpoint"]),
+            (&true.into(), &2.into())
+        );
+        assert_eq!(newest["signed_from"], 2);
+        assert_eq!(place.run(&["audit", "export", "--out", "books"]).code, 0);
+        let checked = place.run(&["audit", "check", "books", "--public-key", key]);
+        said(&checked, 0, "Signed from checkpoint 2 on.");
     }
 
     #[tokio::test]

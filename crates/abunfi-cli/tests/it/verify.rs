@@ -46,19 +46,64 @@ fn change(place: &Place, statements: &'static [&'static str]) {
 }
 
 #[test]
-fn books_that_nobody_touched_are_proved() {
+fn what_is_said_of_books_that_nobody_touched_is_what_was_checked() {
     let place = place();
     let ran = place.run(&["verify"]);
     assert_eq!(ran.code, 0, "{ran:?}");
-    assert!(ran.out.ends_with("the books are proved\n"), "{ran:?}");
+    let none = "the books agree; there is no checkpoint yet, so nothing is signed or anchored\n";
+    assert!(ran.out.ends_with(none), "{ran:?}");
     assert!(ran.out.contains("not checkpointed yet: "), "{ran:?}");
     let report = place.run(&["verify", "--json", "--workers", "2"]).json();
     assert_eq!(report["clean"], true);
+    assert_eq!(
+        (&report["since"], &report["checkpoint"]),
+        (&0.into(), &0.into())
+    );
+    assert_eq!(report["signed_by"], Value::Null);
     assert!(
         report["read"]["audit_rows"].as_u64().unwrap() >= 1,
         "{report}"
     );
     assert_eq!(report["findings"], serde_json::json!([]));
+}
+
+#[test]
+fn what_is_proved_is_said_with_who_signed_it() {
+    let place = place();
+    let made = place.run(&["audit", "checkpoint", "--json"]).json();
+    let made = &made["checkpoint"];
+    let key = made["public_key"].as_str().unwrap();
+    let ran = place.run(&["verify", "--public-key", key]);
+    let proved = format!("\nthe books are proved up to checkpoint 1, signed by {key}\n");
+    assert!(ran.out.ends_with(&proved), "{ran:?}");
+    let ran = place.run(&["verify"]);
+    assert!(
+        ran.out.ends_with("or give it with --public-key\n"),
+        "{ran:?}"
+    );
+    let since = ["verify", "--since", "1", "--public-key", key];
+    let ran = place.run(&since);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    assert!(!ran.out.contains("proved"), "{ran:?}");
+    assert!(
+        ran.out
+            .contains("\nwhat has changed since checkpoint 1 agrees; "),
+        "{ran:?}"
+    );
+    let report = place.run(&[&since[..], &["--json"]].concat()).json();
+    let (ledger, file) = (&report["ledger_id"], "anchor.json");
+    assert_eq!(place.run(&["audit", "anchor", "--out", file]).code, 0);
+    let checked = place.run(&["audit", "check", file, "--json"]).json();
+    assert_eq!(*ledger, checked["ledger_id"]);
+    for (field, value) in [
+        ("since", &1.into()),
+        ("checkpoint", &1.into()),
+        ("checkpoint_hash", &made["hash"]),
+        ("signed_by", &made["public_key"]),
+        ("signed_from", &1.into()),
+    ] {
+        assert_eq!(report[field], *value, "{field}");
+    }
 }
 
 #[test]

@@ -175,6 +175,12 @@ impl Checkpoint {
         }
     }
 
+    /// From which checkpoint on all up to this one are signed, given what it was for the one before.
+    #[must_use]
+    pub fn signed_from(&self, before: Option<i64>) -> Option<i64> {
+        self.seal.map(|_seal| before.unwrap_or(self.number))
+    }
+
     /// That it is the checkpoint after `previous` (`None`: the first).
     ///
     /// # Errors

@@ -26,6 +26,9 @@ pub enum Attempt {
     Nothing { more: bool },
     /// Another instance is at it.
     Busy,
+    /// There is something new, no key to sign with, and the newest checkpoint, of that number, is signed: one
+    /// that is not would undo what the signatures before it vouch for. Nothing was changed.
+    NeedsKey { newest: i64 },
 }
 
 /// A leaf with what it holds now.
@@ -52,6 +55,8 @@ pub trait CheckpointStore: Send + Sync + std::fmt::Debug {
     /// What has changed goes by the order of transactions and never by time, so that a row that commits
     /// late is in the next checkpoint at the latest. A leaf never goes back: a chain that is shorter than
     /// its leaf says keeps its leaf, which is what verification then finds.
+    ///
+    /// Once a checkpoint is signed, all later ones are: without a `signer` none is made.
     async fn make_checkpoint(
         &self,
         signer: Option<&Signer>,

@@ -92,6 +92,13 @@ pub(crate) async fn make<R: Rows>(
         }
         return Ok(Attempt::Nothing { more });
     }
+    if let Some(newest) = newest.as_ref().filter(|newest| newest.seal.is_some())
+        && signer.is_none()
+    {
+        return Ok(Attempt::NeedsKey {
+            newest: newest.number,
+        });
+    }
     let before = newest.as_ref();
     let root = grow_tree(rows, before, grown.covered.size, &grown.hashes).await?;
     let covered = Covered {

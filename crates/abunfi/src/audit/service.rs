@@ -66,6 +66,9 @@ pub enum Checkpointed {
     /// Another instance is making one now. It covers what was there when that one began to look; what came
     /// after waits for the next.
     Busy,
+    /// None was made, although there is something new: there is no key here, and the newest, of that number, is
+    /// signed. `AUDIT_SIGNING_KEY` is missing.
+    NeedsKey { newest: i64 },
 }
 
 impl Checkpointed {
@@ -83,7 +86,7 @@ impl Checkpointed {
     pub fn made(self) -> Option<Checkpoint> {
         match self {
             Self::Made(checkpoint) => Some(checkpoint),
-            Self::Nothing | Self::Busy => None,
+            Self::Nothing | Self::Busy | Self::NeedsKey { .. } => None,
         }
     }
 }
@@ -99,7 +102,7 @@ pub struct Service {
 }
 
 impl Service {
-    /// `signer`: who signs checkpoints; without one they are made unsigned.
+    /// `signer`: who signs checkpoints; without one they are made unsigned, until one is signed.
     #[must_use]
     pub fn new(
         trail: Arc<dyn Store>,
@@ -155,6 +158,7 @@ impl Service {
                 Attempt::Nothing { more: true } => {}
                 Attempt::Nothing { more: false } => return Ok(Checkpointed::of(last, false)),
                 Attempt::Busy => return Ok(Checkpointed::of(last, true)),
+                Attempt::NeedsKey { newest } => return Ok(Checkpointed::NeedsKey { newest }),
             }
         }
     }
@@ -163,21 +167,29 @@ impl Service {
     ///
     /// # Errors
     /// Those of [`checkpoint`](Self::checkpoint).
-    pub(crate) async fn checkpoint_if_due(
+    pub async fn checkpoint_if_due(
         &self,
         interval: Duration,
         rows: u32,
-    ) -> Result<(), StoreError> {
+    ) -> Result<Checkpointed, StoreError> {
         let waiting = self.checkpoints.rows_waiting(rows).await?;
         if waiting == 0 {
-            return Ok(());
+            return Ok(Checkpointed::Nothing);
         }
         let newest = self.checkpoints.newest_checkpoint().await?;
-        let is_old = newest.is_none_or(|newest| self.clock.now().since(newest.at) >= interval);
-        if is_old || waiting >= u64::from(rows) {
-            self.checkpoint().await?;
+        let is_old = newest
+            .as_ref()
+            .is_none_or(|newest| self.clock.now().since(newest.at) >= interval);
+        if !is_old && waiting < u64::from(rows) {
+            return Ok(Checkpointed::Nothing);
         }
-        Ok(())
+        // Known without looking at the chains, which would be looked at again every few seconds.
+        match newest.filter(|newest| newest.seal.is_some()) {
+            Some(newest) if self.signer.is_none() => Ok(Checkpointed::NeedsKey {
+                newest: newest.number,
+            }),
+            _ => self.checkpoint().await,
+        }
     }
 
     /// # Errors

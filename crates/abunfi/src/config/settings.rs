@@ -119,7 +119,7 @@ pub static SETTINGS: &[Setting] = &[
     main("rate_limits", "RATE_LIMITS", "Policies beside `login` and `default`, or in their place. In the file: `[rate_limits.NAME]` with `limit`, `period_seconds`, `when_away`.", Kind::Policies(|c| &mut c.rate_limits)),
     main("own_rate_limit", "OWN_RATE_LIMIT", "The policy that the platform's own routes are under. Unset: unlimited.", Kind::OptionalText(|c| &mut c.own_rate_limit, POLICY_RULE)),
     more("instances", "INSTANCES", "How many instances share each limit while Redis is away.", Kind::U32(|c| &mut c.instances, 1..=10_000)),
-    more("idempotency_retention_days", "IDEMPOTENCY_RETENTION_DAYS", "How long idempotency keys are kept; the contract promises seven days.", Kind::U32(|c| &mut c.idempotency_retention_days, 7..=MAX_DAYS)),
+    more("idempotency_retention_days", "IDEMPOTENCY_RETENTION_DAYS", "How long idempotency keys are kept; the contract promises seven days. All older ones are deleted every half minute.", Kind::U32(|c| &mut c.idempotency_retention_days, 7..=MAX_DAYS)),
     more("image_retention_days", "IMAGE_RETENTION_DAYS", "How long images of applied documents are kept, for a MongoDB restored from a backup: longer than its backups are apart.", Kind::U32(|c| &mut c.image_retention_days, 0..=MAX_DAYS)),
     more("log_retention_days", "LOG_RETENTION_DAYS", "How long lines of `/logs` are kept.", Kind::U32(|c| &mut c.log_retention_days, 1..=MAX_DAYS)),
     main("audit.signing_key", "AUDIT_SIGNING_KEY", "The key that signs checkpoints of the audit trail; `abunfi audit keygen` makes one. Unset: `AUDIT_SIGNING_KEY_FILE`; embedded, `audit.key` in the data directory; else they are not signed.", Kind::Secret(|c| &mut c.audit.signing_key, SIGNING_KEY_RULE)),

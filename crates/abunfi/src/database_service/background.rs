@@ -2,11 +2,14 @@
 //! on after any failure.
 
 use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
 use super::DatabaseService;
+use crate::audit::Checkpointed;
 use crate::error::StoreError;
 use crate::ids::random_bytes;
 
@@ -18,6 +21,9 @@ const EXPIRY_EVERY: Duration = Duration::from_secs(1);
 const CHECKPOINT_LOOK_EVERY: Duration = Duration::from_secs(10);
 /// How often what has run out is deleted. Reads hide it at once, so this only bounds the space.
 const SWEEP_EVERY: Duration = Duration::from_secs(30);
+/// How long one purge of idempotency keys goes on while more are due. Resting half of that time it still deletes
+/// many times what can be posted meanwhile.
+const PURGE_WITHIN: Duration = Duration::from_secs(20);
 
 impl DatabaseService {
     /// Starts every task; all end when `stop` is cancelled.
@@ -46,22 +52,30 @@ impl DatabaseService {
             let ledger = ledger.clone();
             async move { ledger.expire_holds().await.map(drop) }
         });
-        let (ledger, sessions, documents) = (
-            inner.ledger.clone(),
-            inner.sessions.clone(),
-            inner.documents.clone(),
-        );
         self.make_checkpoints();
-        let retention =
-            Duration::from_secs(u64::from(inner.config.idempotency_retention_days) * 24 * 3_600);
+        self.purge_idempotency();
+        let (sessions, documents) = (inner.sessions.clone(), inner.documents.clone());
         self.every(SWEEP_EVERY, "sweep", move || {
-            let (ledger, sessions, documents) =
-                (ledger.clone(), sessions.clone(), documents.clone());
+            let (sessions, documents) = (sessions.clone(), documents.clone());
             async move {
-                ledger.purge_idempotency(retention).await?;
                 sessions.sweep().await?;
                 documents.sweep().await?;
                 Ok(())
+            }
+        });
+    }
+
+    /// By itself, since a backlog takes a while and the other sweeps do not wait for it.
+    fn purge_idempotency(&self) {
+        let inner = &self.inner;
+        let (ledger, stop) = (inner.ledger.clone(), inner.stop.clone());
+        let retention =
+            Duration::from_secs(u64::from(inner.config.idempotency_retention_days) * 24 * 3_600);
+        self.every(SWEEP_EVERY, "purge of idempotency keys", move || {
+            let (ledger, stop) = (ledger.clone(), stop.clone());
+            async move {
+                let purged = ledger.purge_idempotency(retention, PURGE_WITHIN, &stop);
+                purged.await.map(drop)
             }
         });
     }
@@ -76,13 +90,24 @@ impl DatabaseService {
         let (audit, rows) = (self.inner.audit.clone(), config.checkpoint_rows);
         if audit.public_key().is_none() {
             tracing::warn!(
-                "checkpoints of the audit trail are not signed; `abunfi audit keygen` makes a key for \
-                 AUDIT_SIGNING_KEY"
+                "there is no key for checkpoints of the audit trail: they are not signed and, once one is, not \
+                 made; `abunfi audit keygen` makes a key for AUDIT_SIGNING_KEY"
             );
         }
+        let was_said = Arc::new(AtomicBool::new(false));
         self.every(CHECKPOINT_LOOK_EVERY, "checkpoints", move || {
-            let audit = audit.clone();
-            async move { audit.checkpoint_if_due(interval, rows).await }
+            let (audit, was_said) = (audit.clone(), was_said.clone());
+            async move {
+                let done = audit.checkpoint_if_due(interval, rows).await?;
+                if let Some(newest) = signed_without_us(&done, &was_said) {
+                    tracing::warn!(
+                        newest,
+                        "no checkpoint of the audit trail is made: the newest one is signed, and there is no \
+                         key here; set AUDIT_SIGNING_KEY or AUDIT_SIGNING_KEY_FILE"
+                    );
+                }
+                Ok(())
+            }
         });
     }
 
@@ -127,7 +152,33 @@ where
     }
 }
 
+/// The newest checkpoint, if it is signed and none can be made here: the first time only.
+fn signed_without_us(done: &Checkpointed, was_said: &AtomicBool) -> Option<i64> {
+    match done {
+        Checkpointed::NeedsKey { newest } if !was_said.swap(true, Ordering::Relaxed) => {
+            Some(*newest)
+        }
+        _ => None,
+    }
+}
+
 fn jittered(period: Duration) -> Duration {
     let [byte] = random_bytes();
     period.saturating_mul(90 + u32::from(byte) % 21) / 100
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn that_a_key_is_missing_is_said_once() {
+        let was_said = AtomicBool::new(false);
+        let say = |done: &Checkpointed| signed_without_us(done, &was_said);
+        assert_eq!(say(&Checkpointed::Nothing), None);
+        assert_eq!(say(&Checkpointed::NeedsKey { newest: 7 }), Some(7));
+        for newest in [7, 8] {
+            assert_eq!(say(&Checkpointed::NeedsKey { newest }), None);
+        }
+    }
 }

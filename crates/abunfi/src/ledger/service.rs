@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use super::batcher::{Batcher, Commit, Committed, Held};
 use super::lanes::Lanes;
@@ -38,8 +40,10 @@ const DUPLICATE_WAIT: Duration = Duration::from_secs(5);
 const STATS_DAYS: u64 = 184;
 /// Expired holds that one sweep cancels.
 const EXPIRY_BATCH: u32 = 200;
-/// Idempotency rows that one sweep deletes.
+/// Idempotency rows of each table that one transaction deletes: some tens of milliseconds.
 const PURGE_BATCH: u32 = 2_000;
+/// The shortest pause between two of them.
+const PURGE_PAUSE: Duration = Duration::from_millis(1);
 
 /// A request's idempotency key, with the fingerprint of the request that it stands for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -586,14 +590,36 @@ impl Service {
         Ok(u64::try_from(cancelled).unwrap_or(u64::MAX))
     }
 
-    /// Deletes answers older than `retention`, a bounded number; how many.
+    /// Deletes answers older than `retention` until none is left, `within` has passed (counted before each of
+    /// many short transactions) or `stop` is cancelled; how many. What is left then is for the next call.
+    ///
+    /// Between two transactions it rests for as long as the last one took: where there is one writer at a time,
+    /// postings get at least every second turn.
     ///
     /// # Errors
-    /// When the store is away.
-    pub async fn purge_idempotency(&self, retention: Duration) -> Result<u64, StoreError> {
-        self.store
-            .purge_idempotency(self.clock.now().minus(retention), PURGE_BATCH)
-            .await
+    /// When the store is away; what went before stays deleted.
+    pub async fn purge_idempotency(
+        &self,
+        retention: Duration,
+        within: Duration,
+        stop: &CancellationToken,
+    ) -> Result<u64, StoreError> {
+        let before = self.clock.now().minus(retention);
+        let started = Instant::now();
+        let mut purged = 0_u64;
+        loop {
+            let begun = Instant::now();
+            let gone = self.store.purge_idempotency(before, PURGE_BATCH).await?;
+            purged = purged.saturating_add(gone);
+            // Fewer than one table's share: neither table has more.
+            if gone < u64::from(PURGE_BATCH) || started.elapsed() >= within {
+                return Ok(purged);
+            }
+            let pause = tokio::time::sleep(begun.elapsed().max(PURGE_PAUSE));
+            if stop.run_until_cancelled(pause).await.is_none() {
+                return Ok(purged);
+            }
+        }
     }
 }
 

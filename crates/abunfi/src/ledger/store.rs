@@ -303,6 +303,8 @@ pub trait Store: Send + Sync + std::fmt::Debug {
         limit: u32,
     ) -> Result<Vec<(UserId, TransactionId)>, StoreError>;
 
-    /// Deletes idempotency rows older than `before`, at most `limit`; how many went.
+    /// Deletes idempotency rows older than `before`, the oldest first, at most `limit` of single requests and as
+    /// many of batches, so that neither waits for the other; how many went. Fewer than `limit`: what is still
+    /// there is held by somebody else at this moment.
     async fn purge_idempotency(&self, before: Timestamp, limit: u32) -> Result<u64, StoreError>;
 }

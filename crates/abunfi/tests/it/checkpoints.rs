@@ -314,7 +314,9 @@ async fn many_chains_take_several_checkpoints(stores: &Relational) {
         match attempt(stores, 3).await {
             Attempt::Made { more: true, .. } | Attempt::Nothing { more: true } => {}
             Attempt::Made { .. } | Attempt::Nothing { .. } => break,
-            Attempt::Busy => panic!("nobody else is there"),
+            Attempt::Busy | Attempt::NeedsKey { .. } => {
+                panic!("nobody else is there, and there is a key")
+            }
         }
     }
     check_everything_is_covered(stores).await;
@@ -460,9 +462,10 @@ async fn leaves_that_were_changed_make_no_checkpoint(stores: &Relational) {
         .await
         .unwrap();
     stores.posted(deposit(user, 1)).await;
+    let signer = Signer::of_seed(&[1; 32]);
     let refused = stores
         .checkpoints
-        .make_checkpoint(None, next_time(), MANY)
+        .make_checkpoint(Some(&signer), next_time(), MANY)
         .await;
     assert!(refused.is_err(), "{refused:?}");
     assert_eq!(

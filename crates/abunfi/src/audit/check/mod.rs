@@ -24,7 +24,8 @@ const MAX_LINE_BYTES: u64 = 1 << 20;
 /// What a file must be, beyond agreeing with itself.
 #[derive(Debug, Clone, Default)]
 pub struct Demands {
-    /// Unless empty, every checkpoint must be signed by one of them.
+    /// Unless empty, the newest checkpoint must be signed by one of them, and no other one by anybody else. Its
+    /// signature vouches for those before it, also where they are not signed.
     pub public_keys: Vec<PublicKey>,
     /// A checkpoint that was published: the file must hold that very one.
     pub anchor: Option<Anchor>,
@@ -56,6 +57,8 @@ pub struct Report {
     pub checkpoint_hash: Option<String>,
     /// Who signed it, as hexadecimal digits.
     pub signed_by: Option<String>,
+    /// All checkpoints of the file from that one to the newest are signed.
+    pub signed_from: Option<i64>,
     pub checkpoints: u64,
     pub chains: u64,
     /// How many chains of a proof no checkpoint covers.
@@ -121,6 +124,7 @@ impl Report {
             checkpoint: 0,
             checkpoint_hash: None,
             signed_by: None,
+            signed_from: None,
             checkpoints: 0,
             chains: 0,
             chains_not_covered: 0,
@@ -160,10 +164,11 @@ impl Report {
         if let Err(fault) = checkpoint.check() {
             self.found(|| format!("checkpoint {number}: {fault}"));
         }
-        let is_trusted = checkpoint
-            .seal
-            .is_some_and(|seal| trusted.contains(&seal.public_key));
-        if !trusted.is_empty() && !is_trusted {
+        self.signed_from = checkpoint.signed_from(self.signed_from);
+        if let Some(seal) = &checkpoint.seal
+            && !trusted.is_empty()
+            && !trusted.contains(&seal.public_key)
+        {
             self.found(|| {
                 format!("checkpoint {number}: it is not signed by a key that is trusted")
             });
@@ -223,9 +228,12 @@ impl Report {
         if let Some(anchor) = &demands.anchor {
             self.finish_anchor(anchor);
         }
-        if self.checkpoints == 0 && !demands.public_keys.is_empty() {
-            self.found(|| {
-                "no checkpoint is signed by a key that is trusted: there is none".to_owned()
+        let number = self.checkpoint;
+        // Each hash covers the checkpoint before, so the newest one's signature vouches for all of them.
+        if !demands.public_keys.is_empty() && self.signed_by.is_none() {
+            self.found(|| match number {
+                0 => "no checkpoint is signed by a key that is trusted: there is none".to_owned(),
+                _ => format!("checkpoint {number}: it is the newest, and is not signed"),
             });
         }
         self.clean = self.disagreements == 0;

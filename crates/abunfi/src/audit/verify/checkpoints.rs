@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::finding::{Findings, Hex, Maybe, Place};
 use super::{Anchor, Options};
-use crate::audit::checkpoint::{Checkpoint, Fault, Leaf, LeafChange, PublicKey};
+use crate::audit::checkpoint::{Checkpoint, Fault, Leaf, LeafChange};
 use crate::audit::merkle::Tree;
 use crate::audit::{CheckpointStore, GENESIS};
 use crate::error::StoreError;
@@ -19,9 +19,39 @@ use crate::ids::UserId;
 /// Rows that are read at once: a few hundred kilobytes.
 const ROWS: u32 = 4_096;
 
+/// Which checkpoint is the newest, and who vouches for it: named as in the report on a file.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Newest {
+    pub ledger_id: Uuid,
+    /// Its number; 0: there is none.
+    pub checkpoint: i64,
+    /// Its hash, as hexadecimal digits.
+    pub checkpoint_hash: Option<String>,
+    /// Who signed it, as hexadecimal digits.
+    pub signed_by: Option<String>,
+    /// All from that one to the newest are signed.
+    pub signed_from: Option<i64>,
+}
+
+impl Newest {
+    fn of(ledger_id: Uuid, newest: Option<&Checkpoint>, signed_from: Option<i64>) -> Self {
+        let seal = newest.and_then(|newest| newest.seal);
+        Self {
+            ledger_id,
+            checkpoint: newest.map_or(0, |newest| newest.number),
+            checkpoint_hash: newest.map(|newest| hex::encode(newest.hash)),
+            signed_by: seal.map(|seal| hex::encode(seal.public_key)),
+            signed_from,
+        }
+    }
+}
+
 /// What the checkpoints are.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Checkpoints {
+    /// Shown beside them.
+    #[serde(skip)]
+    pub newest: Newest,
     /// How many there are.
     pub count: i64,
     /// Rows of the trail that the newest covers.
@@ -57,11 +87,17 @@ pub(super) async fn judge(
     let Some(newest) = store.newest_checkpoint().await? else {
         unused_leaves(store, (i64::MIN, i64::MAX), findings).await?;
         changes_of_none(&mut Changes::of(store), store, findings).await?;
-        return Ok(without_any(options, findings));
+        let newest = Newest::of(store.ledger_id().await?, None, None);
+        without_any(options, findings);
+        return Ok(Checkpoints {
+            newest,
+            ..Checkpoints::default()
+        });
     };
     let mut replay = Replay::of(store, findings).await?;
     let mut changes = Changes::of(store);
     let (mut previous, mut after): (Option<Checkpoint>, i64) = (None, 0);
+    let mut signed_from = None;
     while after < newest.number {
         let page = store.checkpoints(after, ROWS).await?;
         if page.is_empty() {
@@ -77,11 +113,16 @@ pub(super) async fn judge(
                 replay.change(&change, findings);
             }
             replay.compare(&checkpoint, findings);
+            signed_from = checkpoint.signed_from(signed_from);
             previous = Some(checkpoint);
         }
     }
+    if let Some(newest) = &previous {
+        demand_a_seal(newest, options, findings);
+    }
     changes_of_none(&mut changes, store, findings).await?;
     let mut result = Checkpoints {
+        newest: Newest::of(store.ledger_id().await?, previous.as_ref(), signed_from),
         count: previous.as_ref().map_or(0, |newest| newest.number),
         covered_rows: previous.as_ref().map_or(0, |newest| newest.covered_rows),
         ..Checkpoints::default()
@@ -145,7 +186,7 @@ async fn changes_of_none(
     Ok(())
 }
 
-fn without_any(options: &Options, findings: &mut Findings) -> Checkpoints {
+fn without_any(options: &Options, findings: &mut Findings) {
     if !options.public_keys.is_empty() {
         let place = || Place::Checkpoint { number: 1 };
         let expected = "a checkpoint signed by one of the keys that were given";
@@ -154,7 +195,19 @@ fn without_any(options: &Options, findings: &mut Findings) -> Checkpoints {
     if let Some(anchor) = &options.anchor {
         missing_anchor(anchor, findings);
     }
-    Checkpoints::default()
+}
+
+/// Each hash covers the checkpoint before, so the newest one's signature vouches for all before it, also for those
+/// that were made before there was a key. Nothing vouches for what comes after the last signature.
+fn demand_a_seal(newest: &Checkpoint, options: &Options, findings: &mut Findings) {
+    if options.public_keys.is_empty() || newest.seal.is_some() {
+        return;
+    }
+    let place = || Place::Checkpoint {
+        number: newest.number,
+    };
+    let expected = "one of the keys that were given";
+    findings.add(place, "public_key", expected, Maybe(None::<Hex<'_>>));
 }
 
 fn missing_anchor(anchor: &Anchor, findings: &mut Findings) {
@@ -229,13 +282,12 @@ fn judge_one(
             fault => findings.add(place, "signature", "a signature over its content", fault),
         }
     }
-    if !options.public_keys.is_empty() {
-        let key = checkpoint.seal.as_ref().map(|seal| seal.public_key);
-        if !key.is_some_and(|key| options.public_keys.contains(&key)) {
-            let expected = "one of the keys that were given";
-            let found = key.as_ref().map(|key: &PublicKey| Hex(key));
-            findings.add(place, "public_key", expected, Maybe(found));
-        }
+    if let Some(seal) = &checkpoint.seal
+        && !options.public_keys.is_empty()
+        && !options.public_keys.contains(&seal.public_key)
+    {
+        let expected = "one of the keys that were given";
+        findings.add(place, "public_key", expected, Hex(&seal.public_key));
     }
 }
 

@@ -13,8 +13,8 @@
 //! entries and audit rows belong together. A user with a longer history is read in several snapshots, up
 //! to the heads that the first one gave.
 //!
-//! Invariant: memory is bounded by the number of workers times the size of a part (and 64 bytes for each
-//! chain while checkpoints are replayed), not by the length of any history.
+//! Invariant: memory is bounded by the number of workers times the size of a part (and 100 bytes for each
+//! chain while checkpoints are replayed: its name, where it ended, its leaf and the nodes above), not by the length of any history.
 
 use std::sync::Arc;
 
@@ -30,7 +30,7 @@ mod run;
 mod store;
 mod transactions;
 
-pub use checkpoints::Checkpoints;
+pub use checkpoints::{Checkpoints, Newest};
 pub use finding::{Finding, Place};
 pub use page::Counts;
 pub use store::{Extent, Size, Store};
@@ -59,7 +59,8 @@ pub struct Options {
     /// Audit rows that one snapshot reads. Fewer hold less memory and shorter snapshots; a user with more
     /// is read in parts.
     pub page_rows: u32,
-    /// Unless empty, every checkpoint must be signed by one of them.
+    /// Unless empty, the newest checkpoint must be signed by one of them, and no other one by anybody else. Its
+    /// signature vouches for those before it, also where they are not signed.
     pub public_keys: Vec<PublicKey>,
     /// A checkpoint that was published: the database must have that very one.
     pub anchor: Option<Anchor>,
@@ -113,6 +114,10 @@ impl Progress for () {
 /// What became of it.
 #[derive(Debug, Clone, Serialize)]
 pub struct Report {
+    /// Only what has changed since that checkpoint; 0: everything.
+    pub since: i64,
+    #[serde(flatten)]
+    pub newest: Newest,
     /// Nothing disagrees.
     pub clean: bool,
     pub read: Counts,
@@ -158,12 +163,14 @@ impl Verifier {
         progress: Arc<dyn Progress>,
     ) -> Result<Report, StoreError> {
         let mut findings = Findings::keeping(options.most_findings);
-        let checkpoints =
+        let mut checkpoints =
             checkpoints::judge(self.checkpoints.as_ref(), options, &mut findings).await?;
         let mut found = Found::default();
         found.begin(findings, options.most_findings);
         run::all(&self.store, options, &progress, &mut found).await?;
         Ok(Report {
+            since: options.since.unwrap_or(0),
+            newest: std::mem::take(&mut checkpoints.newest),
             clean: found.count == 0,
             read: found.counts,
             checkpoints,

@@ -2,8 +2,8 @@
 //! published.
 
 use abunfi::audit::checkpoint::Signer;
-use abunfi::audit::verify::{Anchor, Options, Place};
-use abunfi::audit::{Entry, GENESIS};
+use abunfi::audit::verify::{Anchor, Newest, Options, Place};
+use abunfi::audit::{Attempt, Entry, GENESIS};
 use abunfi::clock::Timestamp;
 use abunfi::ids::UserId;
 
@@ -20,6 +20,8 @@ on_every_backend!(
     an_edited_leaf_change_is_found,
     an_edited_signature_is_found,
     another_key_is_found,
+    a_key_that_was_added_late_vouches_for_what_was_before,
+    after_a_signed_checkpoint_none_is_made_without_a_key,
     a_key_that_is_demanded_demands_a_checkpoint,
     a_deleted_checkpoint_is_found,
     the_deleted_newest_checkpoint_is_found,
@@ -137,21 +139,95 @@ async fn another_key_is_found(stores: &Relational) {
     assert_eq!(finding.found, hex::encode(key(3)));
     assert_eq!(report.disagreements, 2);
     // Not signed at all.
-    let books = stores.all_users().await;
-    stores.posted(deposit(books[0], 1)).await;
-    stores
-        .checkpoints
-        .make_checkpoint(None, next_time(), 100)
-        .await
-        .unwrap();
+    unsigned(stores, 2).await;
     let report = verify_with(stores, &with(vec![key(3)])).await;
     assert_only(
         &report,
-        &number(3),
+        &number(2),
         "public_key",
         "one of the keys that were given",
         "nothing",
     );
+    assert_eq!(report.newest.signed_from, None);
+}
+
+/// As from before there was a rule that none is made after a signed one.
+async fn unsigned(stores: &Relational, number: i64) {
+    let sql = format!(
+        "UPDATE checkpoints SET public_key = NULL, signature = NULL WHERE number = {number}"
+    );
+    tamper(stores, &[sql]).await;
+}
+
+async fn a_key_that_was_added_late_vouches_for_what_was_before(stores: &Relational) {
+    let books = books(stores).await;
+    let options = Options {
+        public_keys: vec![Signer::of_seed(&[3; 32]).public_key()],
+        ..Options::default()
+    };
+    for _ in 0..2 {
+        stores.posted(deposit(books.an, 1)).await;
+        let made = stores.checkpoints.make_checkpoint(None, next_time(), 100);
+        assert!(matches!(made.await, Ok(Attempt::Made { .. })));
+    }
+    let report = verify_with(stores, &options).await;
+    at(&report, &number(2), "public_key");
+    assert_eq!(report.disagreements, 1, "{:#?}", report.findings);
+    let mut newest = None;
+    for _ in 0..3 {
+        stores.posted(deposit(books.an, 1)).await;
+        newest = Some(checkpoint(stores).await);
+    }
+    let newest = newest.unwrap();
+    let report = verify_with(stores, &options).await;
+    assert!(report.clean, "{:#?}", report.findings);
+    let of = Newest {
+        ledger_id: newest.ledger_id,
+        checkpoint: 5,
+        checkpoint_hash: Some(hex::encode(newest.hash)),
+        signed_by: newest.seal.map(|seal| hex::encode(seal.public_key)),
+        signed_from: Some(3),
+    };
+    assert_eq!(report.newest, of);
+    // One in the middle: the next one's signature is over its hash.
+    unsigned(stores, 4).await;
+    let report = verify_with(stores, &options).await;
+    assert!(report.clean, "{:#?}", report.findings);
+    assert_eq!(report.newest.signed_from, Some(5));
+    // And if it is another than that signature is over, it is found.
+    let mut forged = stores.checkpoints.checkpoints(3, 1).await.unwrap()[0].clone();
+    forged.at = forged.at.plus(std::time::Duration::from_micros(1));
+    let later = match stores.backend {
+        Backend::Postgres => "at + interval '1 microsecond'",
+        Backend::Sqlite => "at + 1",
+    };
+    let hash = bytes(stores, &forged.computed_hash());
+    let sql = format!("UPDATE checkpoints SET at = {later}, hash = {hash} WHERE number = 4");
+    tamper(stores, &[sql]).await;
+    let report = verify_with(stores, &options).await;
+    at(&report, &number(5), "previous_hash");
+    assert_eq!(report.disagreements, 1, "{:#?}", report.findings);
+}
+
+async fn after_a_signed_checkpoint_none_is_made_without_a_key(stores: &Relational) {
+    two(stores).await;
+    let without = || {
+        stores
+            .checkpoints
+            .make_checkpoint(None, next_time(), 10_000)
+    };
+    assert_eq!(
+        without().await.unwrap(),
+        Attempt::Nothing { more: false },
+        "nothing is refused where nothing is new"
+    );
+    stores.user_with("Chi", 5).await;
+    for _ in 0..2 {
+        let refused = without().await.unwrap();
+        assert_eq!(refused, Attempt::NeedsKey { newest: 2 });
+    }
+    assert_eq!(checkpoint(stores).await.number, 3, "what was new is in it");
+    assert!(verify(stores).await.clean);
 }
 
 async fn a_key_that_is_demanded_demands_a_checkpoint(stores: &Relational) {

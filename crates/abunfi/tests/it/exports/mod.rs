@@ -27,6 +27,7 @@ use crate::support::{Relational, on_every_backend};
 
 mod anchored;
 mod edits;
+mod late_key;
 mod streamed;
 
 on_every_backend!(
@@ -214,7 +215,7 @@ fn assert_clean(text: &str, signer: Option<&Signer>) -> Report {
     let other = by_document(text, signer).expect("it can be read");
     let counts = serde_json::json!({
         "clean": true, "disagreements": 0, "checkpoint": report.checkpoint,
-        "checkpoints": report.checkpoints, "chains": report.chains, "rows": report.rows,
+        "checkpoints": report.checkpoints, "signed_from": report.signed_from, "chains": report.chains, "rows": report.rows,
         "rows_not_covered": report.rows_not_covered,
         "chains_not_covered": report.chains_not_covered, "since": report.since,
         "anchored": null, "not_anchored": null,

@@ -1,20 +1,24 @@
 //! One key, one effect, one answer.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use abunfi::cache::{Cache, CacheConfig};
+use abunfi::clock::{ManualClock, Timestamp};
 use abunfi::context::Principal;
 use abunfi::ids::UserId;
 use abunfi::ledger::{
-    BatchClaim, BatchKey, Command, Error, Refusal, Settlement, TransactionStatus,
+    BatchClaim, BatchKey, Command, Error, Refusal, Service, Settlement, TransactionStatus,
 };
 use abunfi::money::{Amount, Decimal18};
 use serde_json::json;
+use tokio_util::sync::CancellationToken;
 
 use crate::support::make::{
-    Shape as _, at, deposit, idempotency, next_time, settle, submit, transaction_of, units,
+    Shape as _, at, deposit, idempotency, next_time, settle, submit, transaction_of, units, vnd,
     withdraw,
 };
-use crate::support::{Relational, at_once, on_every_backend};
+use crate::support::{Raw, Relational, at_once, on_every_backend};
 
 on_every_backend!(
     a_replay_answers_the_same_and_does_nothing,
@@ -29,6 +33,8 @@ on_every_backend!(
     an_answer_that_is_put_together_again_has_the_same_bytes,
     keys_are_compared_byte_for_byte,
     old_keys_are_purged_a_few_at_a_time,
+    one_purge_takes_a_whole_backlog_and_nothing_young,
+    a_purge_ends_when_it_is_stopped_or_its_time_is_over,
     a_key_that_is_new_no_more_is_looked_up,
     a_key_that_is_not_new_is_found_by_what_stores_nothing,
     sixteen_tasks_with_one_new_key_at_once_make_one_posting,
@@ -445,13 +451,15 @@ async fn old_keys_are_purged_a_few_at_a_time(stores: &Relational) {
             .purge_idempotency(limit_of_age, 2)
             .await
             .unwrap(),
-        2
+        3,
+        "two of postings, and the batch's beside them"
     );
-    assert_eq!(
-        count(stores, "idempotency_keys").await + count(stores, "batch_keys").await,
-        6
+    let left = (
+        count(stores, "idempotency_keys").await,
+        count(stores, "batch_keys").await,
     );
-    let mut purged = 2;
+    assert_eq!(left, (4, 1), "each table has a limit of its own");
+    let mut purged = 3;
     loop {
         let more = stores
             .ledger
@@ -494,4 +502,94 @@ async fn old_keys_are_purged_a_few_at_a_time(stores: &Relational) {
         .posted(deposit(user, 1).at(new).key("old-0", 2))
         .await;
     stores.check_books().await;
+}
+
+/// Keys of postings and of batches, `count` of each, made at `at`: written straight into the tables.
+async fn many_keys(stores: &Relational, name: &str, count: u32, at: Timestamp) {
+    let is_postgres = matches!(stores.raw, Raw::Postgres(_));
+    let numbers = format!(
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {count})"
+    );
+    let (key_columns, key, blob, at) = if is_postgres {
+        (
+            "key_hash",
+            format!("md5('{name}' || i)::uuid"),
+            "'\\x01'::bytea",
+            format!(
+                "timestamptz 'epoch' + {} * interval '1 microsecond'",
+                at.micros()
+            ),
+        )
+    } else {
+        let key = format!("'someone', 'scope', '{name}' || i");
+        (
+            "principal, scope, key",
+            key,
+            "x'01'",
+            at.micros().to_string(),
+        )
+    };
+    let user = if is_postgres {
+        "'00000000-0000-7000-8000-000000000001'::uuid"
+    } else {
+        "x'00000000000070008000000000000001'"
+    };
+    for statement in [
+        format!(
+            "INSERT INTO idempotency_keys (user_id, {key_columns}, created_at, fingerprint, answer)
+             {numbers} SELECT {user}, {key}, {at}, {blob}, '{{}}' FROM n"
+        ),
+        format!(
+            "INSERT INTO batch_keys (principal, key, fingerprint, request_id, created_at)
+             {numbers} SELECT 'someone', '{name}' || i, {blob}, 'r', {at} FROM n"
+        ),
+    ] {
+        let written = stores.raw.execute(&statement).await.unwrap();
+        assert_eq!(written, u64::from(count));
+    }
+}
+
+fn purging(stores: &Relational, now: Timestamp) -> Service {
+    let clock = Arc::new(ManualClock::at(now));
+    let cache = Cache::new(None, clock.clone(), CacheConfig::default(), true);
+    let (ledger, audit) = (stores.ledger.clone(), stores.audit.clone());
+    Service::new(ledger, audit, cache, clock, vnd(), 2)
+}
+
+const DAY: Duration = Duration::from_secs(24 * 3_600);
+const LONG: Duration = Duration::from_secs(60);
+
+async fn one_purge_takes_a_whole_backlog_and_nothing_young(stores: &Relational) {
+    let now = next_time().plus(10 * DAY);
+    let due = now.minus(DAY).minus(Duration::from_micros(1));
+    // More than two transactions' share of each table.
+    many_keys(stores, "old", 4_500, due).await;
+    many_keys(stores, "young", 3, now.minus(DAY)).await;
+    let service = purging(stores, now);
+    let stop = CancellationToken::new();
+    let purged = service.purge_idempotency(DAY, LONG, &stop).await.unwrap();
+    assert_eq!(purged, 9_000);
+    assert_eq!(count(stores, "idempotency_keys").await, 3);
+    assert_eq!(count(stores, "batch_keys").await, 3);
+    let again = service.purge_idempotency(DAY, LONG, &stop).await.unwrap();
+    assert_eq!(again, 0, "nothing young is touched");
+}
+
+async fn a_purge_ends_when_it_is_stopped_or_its_time_is_over(stores: &Relational) {
+    let now = next_time().plus(10 * DAY);
+    many_keys(stores, "old", 6_500, now.minus(2 * DAY)).await;
+    let service = purging(stores, now);
+    let stop = CancellationToken::new();
+    let purged = service.purge_idempotency(DAY, Duration::ZERO, &stop);
+    assert_eq!(
+        purged.await.unwrap(),
+        4_000,
+        "one transaction: 2,000 of each"
+    );
+    stop.cancel();
+    let purged = service.purge_idempotency(DAY, LONG, &stop).await.unwrap();
+    assert_eq!(purged, 4_000, "it does not go on after that one");
+    let stop = CancellationToken::new();
+    let purged = service.purge_idempotency(DAY, LONG, &stop);
+    assert_eq!(purged.await.unwrap(), 5_000);
 }

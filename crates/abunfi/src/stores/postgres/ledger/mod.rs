@@ -295,11 +295,9 @@ impl Store for Postgres {
                      DELETE FROM batch_keys AS k USING old
                      WHERE (k.principal, k.key) = (old.principal, old.key)",
                     ] {
-                        let left =
-                            i64::try_from(u64::from(limit).saturating_sub(gone)).unwrap_or(0);
                         let deleted = sqlx::query(statement)
                             .bind(at(before))
-                            .bind(left)
+                            .bind(i64::from(limit))
                             .execute(&mut *conn)
                             .await?;
                         gone += deleted.rows_affected();

@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use sqlx::sqlite::SqliteConnection;
 
 use super::audit::{audit_row, select_audit_rows};
-use super::columns::{Columns, json, left};
+use super::columns::{Columns, json};
 use super::error::{Abort, undecodable};
 use super::{Sqlite, outbox};
 use crate::audit::AuditRow;
@@ -229,7 +229,7 @@ impl Store for Sqlite {
                 ] {
                     let deleted = sqlx::query(statement)
                         .bind(before.micros())
-                        .bind(left(limit, gone))
+                        .bind(i64::from(limit))
                         .execute(&mut *conn)
                         .await?;
                     gone = gone.saturating_add(deleted.rows_affected());
