@@ -35,6 +35,8 @@ const MAX_WAITING_OF_USER: usize = 1_024;
 const MAX_WAIT: Duration = Duration::from_secs(5);
 /// Units of one shard that wait for an account that somebody else holds, beside the batches: each has a connection.
 const PATIENT_UNITS: usize = 2;
+/// And this long it may wait for its turn to be one of them.
+const PATIENT_WAIT: Duration = Duration::from_secs(2);
 /// When turned away, come back then.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// Why a command is turned away whose account is held, where nothing more may wait for it.
@@ -280,7 +282,22 @@ impl Worker {
     async fn commit_and_answer(&self, batch: Vec<(Command, Answer)>, held: Held) {
         let (commands, answers): (Vec<Command>, Vec<Answer>) = batch.into_iter().unzip();
         let mut todo = vec![(Arc::<[Command]>::from(commands), answers)];
-        while let Some((commands, mut answers)) = todo.pop() {
+        let mut left_out: BTreeMap<UserId, Vec<(Command, Answer)>> = BTreeMap::new();
+        while let Some((mut commands, mut answers)) = todo.pop() {
+            // In a half before this one: its order is kept.
+            if commands
+                .iter()
+                .any(|command| left_out.contains_key(&command.user_id))
+            {
+                let jobs = commands.iter().cloned().zip(answers);
+                let (out, left): (Vec<_>, Vec<_>) =
+                    jobs.partition(|(command, _)| left_out.contains_key(&command.user_id));
+                for job in out {
+                    left_out.entry(job.0.user_id).or_default().push(job);
+                }
+                let (left, callers): (Vec<_>, Vec<_>) = left.into_iter().unzip();
+                (commands, answers) = (left.into(), callers);
+            }
             if answers.is_empty() {
                 continue;
             }
@@ -295,7 +312,6 @@ impl Worker {
                 });
             match committed {
                 Ok(results) => {
-                    let mut left_out: BTreeMap<UserId, Vec<(Command, Answer)>> = BTreeMap::new();
                     for ((command, caller), result) in commands.iter().zip(answers).zip(results) {
                         if held == Held::LeftOut && is_held(&result) {
                             let of_user = left_out.entry(command.user_id).or_default();
@@ -304,15 +320,18 @@ impl Worker {
                             answer(caller, result);
                         }
                     }
-                    for (user, batch) in left_out {
-                        self.wait_beside(user, batch);
-                    }
                 }
                 Err(error) if is_of_one_item(&error) && answers.len() > 1 => {
                     let second = answers.split_off(answers.len() / 2);
                     let (before, after) = commands.split_at(answers.len());
                     todo.push((after.into(), second));
                     todo.push((before.into(), answers));
+                }
+                // Whatever it is that it waits for in vain, it may wait for longer beside the shard.
+                Err(StoreError::Conflict { .. }) if held == Held::LeftOut => {
+                    for job in commands.iter().cloned().zip(answers) {
+                        left_out.entry(job.0.user_id).or_default().push(job);
+                    }
                 }
                 Err(error) => {
                     for caller in answers {
@@ -321,17 +340,19 @@ impl Worker {
                 }
             }
         }
+        for (user, batch) in left_out {
+            self.wait_beside(user, batch);
+        }
     }
 
     /// Commits what is of a user whose account somebody else has locked, without keeping the shard waiting. What
     /// else comes of the user stays in the queue meanwhile.
     fn wait_beside(&self, user: UserId, batch: Vec<(Command, Answer)>) {
-        if let Some(shard) = self.shard.upgrade() {
-            shard.lock().parked.insert(user);
-        }
+        let parked = Parked::new(self.shard.clone(), user);
         let worker = self.clone();
         tokio::spawn(async move {
-            match timeout(MAX_WAIT, worker.patient.acquire()).await {
+            let _parked = parked;
+            match timeout(PATIENT_WAIT, worker.patient.acquire()).await {
                 Ok(Ok(_turn)) => worker.commit_and_answer(batch, Held::WaitedFor).await,
                 _ => {
                     for (_, caller) in batch {
@@ -339,11 +360,31 @@ impl Worker {
                     }
                 }
             }
-            if let Some(shard) = worker.shard.upgrade() {
-                shard.lock().unpark(user);
-                shard.wake.notify_one();
-            }
         });
+    }
+}
+
+/// A user of whom nothing is taken from the queue, until this is dropped.
+struct Parked {
+    shard: Weak<Shard>,
+    user: UserId,
+}
+
+impl Parked {
+    fn new(shard: Weak<Shard>, user: UserId) -> Self {
+        if let Some(shard) = shard.upgrade() {
+            shard.lock().parked.insert(user);
+        }
+        Self { shard, user }
+    }
+}
+
+impl Drop for Parked {
+    fn drop(&mut self) {
+        if let Some(shard) = self.shard.upgrade() {
+            shard.lock().unpark(self.user);
+            shard.wake.notify_one();
+        }
     }
 }
 
@@ -657,7 +698,7 @@ pub(super) mod tests {
                 tokio::spawn(async move { batcher.submit(command(user, "r")).await })
             })
             .collect();
-        tokio::time::sleep(MAX_WAIT + Duration::from_millis(1)).await;
+        tokio::time::sleep(PATIENT_WAIT + Duration::from_millis(1)).await;
         let ended = calls.iter().filter(|call| call.is_finished()).count();
         assert_eq!(ended, 10 - PATIENT_UNITS);
         for call in calls
@@ -667,5 +708,35 @@ pub(super) mod tests {
             let error = call.await.unwrap().unwrap_err();
             assert!(matches!(error, Error::Store(StoreError::Overloaded { .. })));
         }
+    }
+
+    #[tokio::test]
+    async fn a_posting_that_waits_in_vain_for_something_else_waits_beside_the_shard() {
+        let commit: Arc<Commit> = Arc::new(|commands: Arc<[Command]>, locks| {
+            async move {
+                let is_hit = commands
+                    .iter()
+                    .any(|command| *command.context.request_id == *"held");
+                if is_hit && locks == Held::LeftOut {
+                    let store = StoreKind::Relational;
+                    return Err(StoreError::Conflict { store });
+                }
+                Ok(commands
+                    .iter()
+                    .map(|command| Ok(outcome(command)))
+                    .collect())
+            }
+            .boxed()
+        });
+        let batcher = Batcher::start(1, &commit);
+        let calls = (0..20_u128).map(|n| {
+            let batcher = batcher.clone();
+            async move {
+                batcher
+                    .submit(command(n, if n == 7 { "held" } else { "fine" }))
+                    .await
+            }
+        });
+        assert!(join_all(calls).await.iter().all(Result::is_ok));
     }
 }

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use tokio::sync::Semaphore;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::batcher::{Commit, Held, LOCKED, Spread, is_held, is_of_one_item, overloaded};
 use super::{Command, Error, Outcome};
@@ -41,6 +41,8 @@ type Outcomes = Vec<Result<Outcome, Error>>;
 pub(super) struct Lanes {
     commit: Arc<Commit>,
     turns: Arc<[Semaphore]>,
+    /// Turns of batches that wait for accounts which somebody else has locked.
+    patient: Arc<Semaphore>,
     spread: Spread,
 }
 
@@ -79,6 +81,7 @@ impl Lanes {
             turns: (0..lanes.max(1))
                 .map(|_| Semaphore::new(PARTS_IN_FLIGHT))
                 .collect(),
+            patient: Arc::new(Semaphore::new(PARTS_IN_FLIGHT)),
             spread: Spread::over(lanes),
         }
     }
@@ -139,7 +142,7 @@ impl Lanes {
                 Ok(outcomes) => {
                     let left_out = posted.enter(part, outcomes);
                     hold(&mut held, left_out);
-                    posted.got_anywhere = true;
+                    posted.got_anywhere |= !posted.outcomes.is_empty();
                 }
                 // Halved until the item that the store stumbles over stands alone.
                 Err(error) if is_of_one_item(&error) && part.places.len() > 1 => {
@@ -161,32 +164,47 @@ impl Lanes {
                 }
             }
         }
-        self.post_held(lane, held, &mut posted).await;
+        self.post_held(held, &mut posted).await;
         posted
     }
 
-    /// Waits for accounts that somebody else has locked, a few of them, one after the other.
-    async fn post_held(&self, lane: usize, held: BTreeMap<UserId, Numbered>, posted: &mut Posted) {
+    /// Waits for accounts that somebody else has locked, a few of them, one after the other and not for ever. Not
+    /// in the lane's turns, which others wait for.
+    async fn post_held(&self, held: BTreeMap<UserId, Numbered>, posted: &mut Posted) {
+        if held.is_empty() {
+            return;
+        }
+        let begun = Instant::now();
+        let turn = timeout(MAX_WAIT, self.patient.acquire()).await;
+        let mut failed = None;
         for (index, (places, commands)) in held.into_values().enumerate() {
-            let mut stopped =
-                (index >= MAX_ALONE || posted.stopped.is_some()).then(|| overloaded(LOCKED));
+            let is_over = !matches!(turn, Ok(Ok(_))) || begun.elapsed() > MAX_WAIT;
+            let is_one_too_many = is_over || index >= MAX_ALONE || posted.stopped.is_some();
+            let mut stopped = is_one_too_many.then(|| overloaded(LOCKED));
             let parts = places
                 .chunks(COMMIT_CHUNK)
                 .zip(commands.chunks(COMMIT_CHUNK));
             for (places, commands) in parts {
                 let places = places.iter().copied();
-                match &stopped {
-                    Some(error) => posted.fail(places, error),
-                    None => match self.commit(lane, commands.into(), Held::WaitedFor).await {
-                        Ok(outcomes) => posted.outcomes.extend(places.zip(outcomes)),
-                        Err(error) => {
-                            posted.fail(places, &error);
-                            stopped = Some(not_tried());
-                        }
-                    },
+                if let Some(error) = &stopped {
+                    posted.fail(places, error);
+                    continue;
+                }
+                match self.run(commands.into(), Held::WaitedFor).await {
+                    Ok(outcomes) => {
+                        posted.outcomes.extend(places.zip(outcomes));
+                        posted.got_anywhere = true;
+                    }
+                    Err(error) => {
+                        posted.fail(places, &error);
+                        stopped = Some(not_tried());
+                        failed = Some(error);
+                    }
                 }
             }
+            failed = failed.or(stopped);
         }
+        posted.stopped = posted.stopped.take().or(failed);
     }
 
     async fn commit(
@@ -202,6 +220,10 @@ impl Lanes {
             return Err(overloaded("too many batches wait"));
         };
         faults::reach(Point::BetweenChunks);
+        self.run(part, held).await
+    }
+
+    async fn run(&self, part: Arc<[Command]>, held: Held) -> Result<Outcomes, StoreError> {
         // In a task of its own: lanes are decided on several cores, and a panic takes this part with it only.
         let commit = Arc::clone(&self.commit);
         tokio::spawn(async move { commit(part, held).await })

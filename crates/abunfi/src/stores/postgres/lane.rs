@@ -67,7 +67,7 @@ fn bounds(deadline_ms: u64, for_locks_ms: u64) -> String {
     format!(
         "SET LOCAL lock_timeout = {}; SET LOCAL statement_timeout = {deadline_ms}; \
          SET LOCAL idle_in_transaction_session_timeout = {}",
-        for_locks_ms.clamp(1, deadline_ms),
+        for_locks_ms.max(1),
         deadline_ms.saturating_mul(2),
     )
 }
@@ -119,7 +119,8 @@ impl Lane {
             None => format!("{}; {BY_KEYS}", self.begin.as_str()),
             Some(wait) => {
                 let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
-                let bounds = bounds(millis(self.deadline), millis(wait));
+                let deadline_ms = millis(self.deadline);
+                let bounds = bounds(deadline_ms, millis(wait).min(deadline_ms.div_ceil(2)));
                 format!("{BEGIN_WRITE}; {bounds}; {BY_KEYS}")
             }
         };

@@ -47,8 +47,8 @@ pub(super) async fn load(
         .collect();
     if locks == Locks::Skip && !missing.is_empty() {
         let held = existing(conn, &missing).await?;
-        missing.retain(|key| !held.contains(key));
         books.held = held.into_iter().map(|(user, _)| user).collect();
+        missing.retain(|(user, _)| !books.held.contains(user));
     }
     if !missing.is_empty() {
         open_accounts(conn, &missing).await?;

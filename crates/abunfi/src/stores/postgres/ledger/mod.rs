@@ -22,7 +22,7 @@ use crate::cache::user_tag;
 use crate::clock::Timestamp;
 use crate::context::Context;
 use crate::documents::Expected;
-use crate::error::StoreError;
+use crate::error::{StoreError, StoreKind};
 use crate::faults::{self, Point};
 use crate::ids::{TransactionId, UserId};
 use crate::ledger::posting::{AccountKey, Books, References};
@@ -334,7 +334,11 @@ impl Postgres {
                 let posted = post_in(conn, commands, new_keys, locks).await;
                 let outcomes = posted.map_err(|error| match skips {
                     Some(skips) if is_lock_timeout(&error) => {
-                        skips.store(true, Ordering::Relaxed);
+                        if skips.swap(true, Ordering::Relaxed) {
+                            // Not an account's row: which command it is of, halving finds.
+                            let store = StoreKind::Relational;
+                            return Abort::Refused(StoreError::Conflict { store });
+                        }
                         Abort::Again("an account is locked")
                     }
                     _ => race(error),
