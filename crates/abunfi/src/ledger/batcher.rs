@@ -505,4 +505,64 @@ pub(super) mod tests {
         assert!(batcher.submit(command(1, "panic")).await.is_err());
         assert!(batcher.submit(command(1, "fine")).await.is_ok());
     }
+
+    /// A posting that came at `since`, and where its answer comes.
+    fn job(user: u128, since: Instant) -> (Job, oneshot::Receiver<Result<Outcome, Error>>) {
+        let (answer, answered) = oneshot::channel();
+        let command = command(user, "r");
+        let job = Job {
+            command,
+            answer,
+            since,
+        };
+        (job, answered)
+    }
+
+    #[tokio::test]
+    async fn a_posting_that_waited_too_long_is_turned_away_undone() {
+        let (commit, batches) = recorder(Duration::ZERO);
+        let batcher = Batcher::start(1, &commit);
+        let long_ago = Instant::now()
+            .checked_sub(MAX_WAIT + Duration::from_millis(100))
+            .unwrap();
+        let (late, turned_away) = job(1, long_ago);
+        let (in_time, done) = job(2, Instant::now());
+        for job in [late, in_time] {
+            batcher.shards[0].push(job).unwrap();
+        }
+        assert!(matches!(
+            turned_away.await.unwrap(),
+            Err(Error::Store(StoreError::Overloaded { .. }))
+        ));
+        assert!(done.await.unwrap().is_ok());
+        let users: Vec<_> = batches
+            .lock()
+            .unwrap()
+            .iter()
+            .flat_map(|batch| batch.iter())
+            .map(|command| command.user_id)
+            .collect();
+        assert_eq!(users, [UserId(uuid::Uuid::from_u128(2))]);
+    }
+
+    #[test]
+    fn a_full_queue_turns_everybody_away_at_once_until_some_of_it_is_taken() {
+        let shard = Shard::default();
+        let mut callers = Vec::new();
+        let mut push = |user: usize| {
+            let (job, answered) = job(u128::try_from(user).unwrap(), Instant::now());
+            callers.push(answered);
+            shard.push(job)
+        };
+        for user in 0..MAX_WAITING {
+            push(user).unwrap();
+        }
+        // Who has nothing waiting, too.
+        assert!(matches!(
+            push(MAX_WAITING),
+            Err(StoreError::Overloaded { .. })
+        ));
+        assert_eq!(shard.lock().take().len(), MAX_BATCH);
+        push(MAX_WAITING).unwrap();
+    }
 }
