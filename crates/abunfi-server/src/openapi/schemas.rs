@@ -289,7 +289,7 @@ pub(crate) struct Posting {
     status: Option<FirstStatus>,
     /// Vault shares bought or redeemed.
     shares: Option<Amount>,
-    /// Pending withdrawals only: cancelled by then, unless submitted.
+    /// Pending withdrawals only: unless submitted, cancelled within about a second after it.
     expires_at: Option<Time>,
     /// Unique among the user's transactions, for good.
     client_reference: Option<String>,

@@ -20,11 +20,28 @@ const SQLITE_SHARDS: usize = 1;
 const MIN_POSTGRES_SHARDS: usize = 2;
 
 /// Batches in flight at once on PostgreSQL: one for two cores. A batch costs the server a millisecond whatever
-/// its size, so few large ones are cheaper than many small ones, as long as they keep the cores busy.
-fn postgres_shards() -> usize {
-    std::thread::available_parallelism()
+/// its size, so few large ones are cheaper than many small ones, as long as they keep the cores busy. Fewer for
+/// a small pool: reads must find a connection however much is posted.
+fn postgres_shards(connections: u32) -> usize {
+    let wanted = std::thread::available_parallelism()
         .map_or(1, |cores| cores.get() / 2)
-        .clamp(MIN_POSTGRES_SHARDS, MAX_POSTGRES_SHARDS)
+        .clamp(MIN_POSTGRES_SHARDS, MAX_POSTGRES_SHARDS);
+    shards_within(connections, wanted).unwrap_or_else(|| {
+        tracing::warn!(
+            connections,
+            needed = ledger::connections(1).saturating_add(1),
+            "DATABASE_MAX_CONNECTIONS is so small that reads may have to wait for postings"
+        );
+        1
+    })
+}
+
+/// The most shards, up to `wanted`, whose postings leave a connection to the others.
+fn shards_within(connections: u32, wanted: usize) -> Option<usize> {
+    let connections = usize::try_from(connections).unwrap_or(usize::MAX);
+    (1..=wanted)
+        .rev()
+        .find(|shards| ledger::connections(*shards) < connections)
 }
 
 /// The handles of one relational store.
@@ -117,7 +134,7 @@ impl Relational {
                 postgres,
                 Postgres,
                 "postgresql",
-                postgres_shards(),
+                postgres_shards(config.postgres.max_connections),
                 true
             ));
         }
@@ -139,5 +156,25 @@ fn target(config: &Config) -> String {
     match &config.database_url {
         Some(url) => url.expose().to_owned(),
         None => config.data_dir.join("abunfi.db").display().to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::PostgresConfig;
+
+    #[test]
+    fn postings_leave_a_connection_to_reads() {
+        let default = PostgresConfig::default().max_connections;
+        assert_eq!(shards_within(default, MAX_POSTGRES_SHARDS), Some(3));
+        assert_eq!(shards_within(12, 4), Some(2));
+        assert_eq!(shards_within(9, 4), Some(1));
+        assert_eq!(shards_within(8, 4), None);
+        for pool in 1..100 {
+            if let Some(shards) = shards_within(pool, MAX_POSTGRES_SHARDS) {
+                assert!(u32::try_from(ledger::connections(shards)).unwrap() < pool);
+            }
+        }
     }
 }

@@ -33,8 +33,8 @@ const MAX_WAITING: usize = 4_096;
 const MAX_WAITING_OF_USER: usize = 1_024;
 /// A posting that waited this long is turned away undone, before its caller's patience ends.
 const MAX_WAIT: Duration = Duration::from_secs(5);
-/// Units of one shard that wait for an account that somebody else holds, beside the batches: each has a connection.
-const PATIENT_UNITS: usize = 2;
+/// Units of all shards that wait for an account that somebody else holds, beside the batches: each has a connection.
+pub(super) const PATIENT_UNITS: usize = 2;
 /// And this long it may wait for its turn to be one of them.
 const PATIENT_WAIT: Duration = Duration::from_secs(2);
 /// When turned away, come back then.
@@ -101,12 +101,14 @@ impl Batcher {
         let shards: Arc<[Arc<Shard>]> = (0..shards.max(1))
             .map(|_| Arc::new(Shard::default()))
             .collect();
+        let patient = Arc::new(Semaphore::new(PATIENT_UNITS));
         for shard in shards.iter() {
-            tokio::spawn(work(
-                Arc::downgrade(shard),
-                Arc::clone(&shard.wake),
-                Arc::clone(commit),
-            ));
+            let worker = Worker {
+                shard: Arc::downgrade(shard),
+                commit: Arc::clone(commit),
+                patient: Arc::clone(&patient),
+            };
+            tokio::spawn(work(worker, Arc::clone(&shard.wake)));
         }
         let spread = Spread::over(shards.len());
         Self { shards, spread }
@@ -236,12 +238,7 @@ impl Queue {
     }
 }
 
-async fn work(shard: Weak<Shard>, wake: Arc<Notify>, commit: Arc<Commit>) {
-    let worker = Worker {
-        shard,
-        commit,
-        patient: Arc::new(Semaphore::new(PATIENT_UNITS)),
-    };
+async fn work(worker: Worker, wake: Arc<Notify>) {
     loop {
         let batch = match worker.shard.upgrade() {
             Some(shard) => shard.lock().take(),
@@ -738,5 +735,65 @@ pub(super) mod tests {
             }
         });
         assert!(join_all(calls).await.iter().all(Result::is_ok));
+    }
+
+    /// A posting that came at `since`, and where its answer comes.
+    fn job(user: u128, since: Instant) -> (Job, oneshot::Receiver<Result<Outcome, Error>>) {
+        let (answer, answered) = oneshot::channel();
+        let command = command(user, "r");
+        let job = Job {
+            command,
+            answer,
+            since,
+        };
+        (job, answered)
+    }
+
+    #[tokio::test]
+    async fn a_posting_that_waited_too_long_is_turned_away_undone() {
+        let (commit, batches) = recorder(Duration::ZERO);
+        let batcher = Batcher::start(1, &commit);
+        let long_ago = Instant::now()
+            .checked_sub(MAX_WAIT + Duration::from_millis(100))
+            .unwrap();
+        let (late, turned_away) = job(1, long_ago);
+        let (in_time, done) = job(2, Instant::now());
+        for job in [late, in_time] {
+            batcher.shards[0].push(job).unwrap();
+        }
+        assert!(matches!(
+            turned_away.await.unwrap(),
+            Err(Error::Store(StoreError::Overloaded { .. }))
+        ));
+        assert!(done.await.unwrap().is_ok());
+        let users: Vec<_> = batches
+            .lock()
+            .unwrap()
+            .iter()
+            .flat_map(|batch| batch.iter())
+            .map(|command| command.user_id)
+            .collect();
+        assert_eq!(users, [UserId(uuid::Uuid::from_u128(2))]);
+    }
+
+    #[test]
+    fn a_full_queue_turns_everybody_away_at_once_until_some_of_it_is_taken() {
+        let shard = Shard::default();
+        let mut callers = Vec::new();
+        let mut push = |user: usize| {
+            let (job, answered) = job(u128::try_from(user).unwrap(), Instant::now());
+            callers.push(answered);
+            shard.push(job)
+        };
+        for user in 0..MAX_WAITING {
+            push(user).unwrap();
+        }
+        // Who has nothing waiting, too.
+        assert!(matches!(
+            push(MAX_WAITING),
+            Err(StoreError::Overloaded { .. })
+        ));
+        assert_eq!(shard.lock().take().len(), MAX_BATCH);
+        push(MAX_WAITING).unwrap();
     }
 }

@@ -27,7 +27,9 @@ use crate::ids::UserId;
 /// 20 to 57 ms on SQLite, whose other writers wait for so long.)
 pub const COMMIT_CHUNK: usize = 600;
 /// Parts of one lane in flight, of all batches together: large batches leave connections to the others.
-const PARTS_IN_FLIGHT: usize = 2;
+pub(super) const PARTS_IN_FLIGHT: usize = 2;
+/// Batches at once that wait for accounts which somebody else has locked.
+pub(super) const PATIENT_BATCHES: usize = 1;
 /// A part that waited this long for its turn is turned away undone.
 const MAX_WAIT: Duration = Duration::from_secs(5);
 /// Users of one lane with an item that failed alone, or whose account is waited for, at most: more are no matter
@@ -81,7 +83,7 @@ impl Lanes {
             turns: (0..lanes.max(1))
                 .map(|_| Semaphore::new(PARTS_IN_FLIGHT))
                 .collect(),
-            patient: Arc::new(Semaphore::new(PARTS_IN_FLIGHT)),
+            patient: Arc::new(Semaphore::new(PATIENT_BATCHES)),
             spread: Spread::over(lanes),
         }
     }
@@ -572,5 +574,17 @@ mod tests {
             |error: &Error| matches!(error, Error::Store(StoreError::Overloaded { .. }));
         let errors = outcomes.iter().filter_map(|outcome| outcome.as_ref().err());
         assert!(errors.into_iter().all(is_turned_away));
+    }
+
+    #[tokio::test]
+    async fn a_part_that_waits_too_long_for_its_turn_is_turned_away_undone() {
+        let (lanes, parts) = lanes(1, |_| Ok(()));
+        let turns = u32::try_from(PARTS_IN_FLIGHT).unwrap();
+        let _held = lanes.turns[0].acquire_many(turns).await.unwrap();
+        let started = std::time::Instant::now();
+        let posted = timeout(2 * MAX_WAIT, lanes.post(commands(3, 1))).await;
+        assert!(matches!(posted, Ok(Err(StoreError::Overloaded { .. }))));
+        assert!(started.elapsed() >= MAX_WAIT, "it might have come yet");
+        assert!(parts.lock().unwrap().is_empty());
     }
 }

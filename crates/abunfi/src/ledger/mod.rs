@@ -14,11 +14,13 @@ use crate::money::{Amount, Decimal18, SignedSum};
 
 mod batcher;
 mod error;
+mod expiry;
 mod lanes;
 pub mod posting;
 mod request;
 mod service;
 mod store;
+mod turns;
 
 pub use error::{Error, Refusal, Stage};
 pub use lanes::COMMIT_CHUNK;
@@ -32,6 +34,8 @@ pub use store::{
     Action, AtomicBatch, BatchClaim, BatchKey, BatchOutcome, Command, Details, Idempotency,
     Outcome, Page, Settlement, Store, StoredAnswer, TransactionFilter,
 };
+pub use turns::MAX_BATCHES;
+pub(crate) use turns::connections;
 
 /// What is saved: a currency or a vault's token. 1–12 of `A-Z0-9`, kept in place, since every row of a posting
 /// has one. They are ordered as their texts are.

@@ -10,8 +10,10 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::batcher::{Batcher, Commit, Committed, Held};
+use super::expiry::SetAside;
 use super::lanes::Lanes;
 use super::request::{PostRequest, SendOut, SettleRequest};
+use super::turns::Turns;
 use super::{
     Action, Asset, AssetInfo, AtomicBatch, Balance, BatchClaim, BatchKey, Command, Error,
     Idempotency, Outcome, Page, Posted, Refusal, Settlement, Stats, Store, Transaction,
@@ -38,8 +40,6 @@ pub const MAX_BATCH_ITEMS: usize = 1_000;
 const DUPLICATE_WAIT: Duration = Duration::from_secs(5);
 /// Statistics look back over this many days: six months.
 const STATS_DAYS: u64 = 184;
-/// Expired holds that one sweep cancels.
-const EXPIRY_BATCH: u32 = 200;
 /// Idempotency rows of each table that one transaction deletes: some tens of milliseconds.
 const PURGE_BATCH: u32 = 2_000;
 /// The shortest pause between two of them.
@@ -81,13 +81,15 @@ pub struct BatchAnswer {
 /// The ledger, for callers.
 #[derive(Debug, Clone)]
 pub struct Service {
-    store: Arc<dyn Store>,
+    pub(super) store: Arc<dyn Store>,
     history: Arc<dyn audit::Store>,
     cache: Cache,
-    clock: SharedClock,
+    pub(super) clock: SharedClock,
     default_asset: Asset,
     batcher: Batcher,
-    lanes: Lanes,
+    pub(super) lanes: Lanes,
+    turns: Turns,
+    pub(super) set_aside: SetAside,
     running: Running,
 }
 
@@ -118,6 +120,8 @@ impl Service {
             default_asset,
             batcher,
             lanes: Lanes::new(shards, commit),
+            turns: Turns::default(),
+            set_aside: SetAside::default(),
             running: Running::default(),
         }
     }
@@ -225,6 +229,8 @@ impl Service {
     /// that goes away does not stop it; the end of the process does, between parts.
     ///
     /// # Errors
+    /// [`StoreError::Overloaded`] at once when as many batches as are done at once are running, of callers that
+    /// went away too, and when the turn of an atomic one does not come in time: nothing was done.
     /// [`Error::Invalid`] for the number of items, and for a faulty item of an atomic batch;
     /// [`Error::BatchFailed`]; else as [`post`](Self::post).
     pub async fn batch(
@@ -246,9 +252,11 @@ impl Service {
             .running
             .enter(format!("batch\0{}\0{}", ctx.principal.as_str(), key.key))
             .await?;
+        // Not before: who waits for an earlier one with the same key goes with its caller, and takes no place.
+        let turn = self.turns.batch()?;
         let (service, ctx) = (self.clone(), Arc::new(ctx.clone()));
         uncancelled(async move {
-            let _running = running;
+            let _kept_to_the_end = (turn, running);
             if request.atomic {
                 service.atomic_batch(&ctx, request, batch_key, now).await
             } else {
@@ -285,7 +293,9 @@ impl Service {
             request_id: Arc::clone(&ctx.request_id),
             commands,
         };
+        let turn = self.turns.atomic().await?;
         let (outcome, promises) = outbox::collecting(self.store.post_atomic(&batch)).await;
+        drop(turn);
         match &outcome {
             Ok(_) => {
                 faults::reach(Point::AfterCommit);
@@ -388,21 +398,7 @@ impl Service {
         self.batcher.waiting()
     }
 
-    /// Commits, then invalidates, both to the end whatever becomes of the caller.
-    async fn post_commands(
-        &self,
-        commands: Arc<[Command]>,
-    ) -> Result<Vec<Result<Outcome, Error>>, StoreError> {
-        uncancelled(post_and_invalidate(
-            Arc::clone(&self.store),
-            self.cache.clone(),
-            commands,
-            Held::WaitedFor,
-        ))
-        .await?
-    }
-
-    fn command(
+    pub(super) fn command(
         &self,
         context: &Arc<Context>,
         user_id: UserId,
@@ -549,45 +545,6 @@ impl Service {
 
     pub async fn trial_balance(&self) -> Result<Vec<TrialBalance>, StoreError> {
         self.store.trial_balance().await
-    }
-
-    /// Cancels holds that have expired, at most [`EXPIRY_BATCH`], each with an audit row; how many. Safe in
-    /// any number of instances: a hold that another one cancelled first is refused here.
-    ///
-    /// # Errors
-    /// When the store is away; what was done stays done.
-    pub async fn expire_holds(&self) -> Result<u64, StoreError> {
-        let due = self
-            .store
-            .expired_holds(self.clock.now(), EXPIRY_BATCH)
-            .await?;
-        let ctx = Arc::new(Context::system("expiry"));
-        let commands: Arc<[Command]> = due
-            .into_iter()
-            .map(|(user_id, transaction_id)| {
-                let details = SettleRequest {
-                    reason: Some("expired".to_owned()),
-                    ..SettleRequest::default()
-                };
-                let action = Action::Settle {
-                    transaction_id,
-                    to: Settlement::Cancel,
-                    details: Box::new(details),
-                    only_unsubmitted: true,
-                    salt: random_bytes(),
-                };
-                self.command(&ctx, user_id, action, None)
-            })
-            .collect();
-        if commands.is_empty() {
-            return Ok(0);
-        }
-        let outcomes = self.post_commands(commands).await?;
-        let cancelled = outcomes
-            .iter()
-            .filter(|outcome| matches!(outcome, Ok(outcome) if outcome.answer.result.is_ok()))
-            .count();
-        Ok(u64::try_from(cancelled).unwrap_or(u64::MAX))
     }
 
     /// Deletes answers older than `retention` until none is left, `within` has passed (counted before each of

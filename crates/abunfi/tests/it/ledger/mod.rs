@@ -2,6 +2,7 @@
 
 mod assets;
 mod batches;
+mod bounds;
 mod concurrency;
 mod expiry;
 mod idempotency;
