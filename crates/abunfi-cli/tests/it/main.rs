@@ -15,6 +15,7 @@ mod help;
 mod keys;
 mod migrate;
 mod outage;
+mod role;
 mod serve;
 mod stores;
 mod support;

@@ -15,7 +15,7 @@ use super::bounds::lock_accounts;
 use sqlx::Connection as _;
 
 use crate::support::make::{Shape as _, at, submit, units, vnd, withdraw};
-use crate::support::{Raw, Relational, TOGETHER, at_once, on_every_backend, on_one_backend};
+use crate::support::{Raw, Relational, TOGETHER, at_once, on_every_backend};
 
 on_every_backend!(
     several_instances_cancel_each_hold_once_and_never_a_submitted_one,
@@ -24,9 +24,14 @@ on_every_backend!(
     more_holds_that_cannot_be_cancelled_than_a_sweep_takes_do_not_stop_it,
 );
 
-on_one_backend!(locked_postgres, Postgres:
-    holds_of_a_locked_account_leave_the_others_alone,
-);
+mod locked {
+    use super::holds_of_a_locked_account_leave_the_others_alone;
+    use crate::support::on_one_backend;
+
+    on_one_backend!(postgres, Postgres:
+        holds_of_a_locked_account_leave_the_others_alone,
+    );
+}
 
 /// When the holds expire: after the times that the test's commands carry.
 const END: i64 = 100_000;

@@ -262,7 +262,7 @@ impl Store for Postgres {
     }
 
     async fn trial_balance(&self) -> Result<Vec<TrialBalance>, StoreError> {
-        self.background
+        self.trail
             .read(|conn| scoped(read::trial_balance(conn)))
             .await
     }
