@@ -236,6 +236,7 @@ class Report:
         self.checkpoints = 0
         self.checkpoint = 0
         self.signed_from = None
+        self.was_signed = False
         self.not_covered = 0
         self.chains_not_covered = 0
         self.since = 0
@@ -258,6 +259,9 @@ class Report:
         ):
             self.found(name + ": its signature is not over its content")
         if key is None or signature is None:
+            if self.trusted and self.signed_from is not None:
+                self.was_signed = True
+                self.found(name + ": it is not signed, though the one before is")
             self.signed_from = None
         elif self.signed_from is None:
             self.signed_from = checkpoint["number"]
@@ -279,8 +283,8 @@ class Report:
         self.anchored = checkpoint["number"]
 
     def finish(self):
-        # Each hash covers the checkpoint before, so the newest one's signature vouches for all of them.
-        if self.trusted and self.checkpoints and self.signed_from is None:
+        # Each hash covers the checkpoint before, so the first signature vouches for those before it.
+        if self.trusted and self.checkpoints and self.signed_from is None and not self.was_signed:
             self.found("checkpoint %d: it is the newest, and is not signed" % self.checkpoint)
         if self.anchor is not None and not self.is_met:
             published = self.anchor["checkpoint"]

@@ -75,8 +75,8 @@ impl Service {
         }
         let ctx = Arc::new(Context::system("expiry"));
         let commands = due.iter().map(|hold| self.expiring(&ctx, *hold)).collect();
-        let outcomes: Vec<Option<Outcome>> = match self.lanes.post(commands).await {
-            Ok(outcomes) => outcomes.into_iter().map(Result::ok).collect(),
+        let outcomes: Vec<Option<Result<Outcome, Error>>> = match self.lanes.post(commands).await {
+            Ok(outcomes) => outcomes.into_iter().map(Some).collect(),
             Err(error @ (StoreError::Unavailable { .. } | StoreError::OutcomeUnknown { .. })) => {
                 return Err(error);
             }
@@ -86,8 +86,13 @@ impl Service {
         let mut failed: BTreeMap<UserId, Vec<TransactionId>> = BTreeMap::new();
         for ((user, hold), outcome) in due.into_iter().zip(outcomes) {
             match outcome {
-                Some(outcome) => cancelled += u64::from(outcome.answer.result.is_ok()),
-                None => failed.entry(user).or_default().push(hold),
+                Some(Ok(outcome)) => cancelled += u64::from(outcome.answer.result.is_ok()),
+                // The lanes have waited for its account already.
+                Some(Err(Error::Store(error @ StoreError::Overloaded { .. }))) => {
+                    put_off(user, hold, &error);
+                    self.set_aside.add(&[hold], self.clock.now());
+                }
+                Some(Err(_)) | None => failed.entry(user).or_default().push(hold),
             }
         }
         let by_themselves = stream::iter(failed)
@@ -110,10 +115,7 @@ impl Service {
             match self.expire_one(ctx, (user, *hold)).await {
                 Ok(outcome) => cancelled += u64::from(outcome.answer.result.is_ok()),
                 Err(error) => {
-                    tracing::warn!(
-                        user_id = %user, transaction_id = %hold, %error,
-                        "a hold that has expired could not be cancelled; it is tried again"
-                    );
+                    put_off(user, *hold, &error);
                     let of_this_one =
                         matches!(&error, Error::Store(error) if is_of_one_item(error));
                     if !of_this_one {
@@ -150,4 +152,11 @@ impl Service {
         };
         self.command(ctx, user_id, action, None)
     }
+}
+
+fn put_off(user: UserId, hold: TransactionId, error: &(impl std::fmt::Display + ?Sized)) {
+    tracing::warn!(
+        user_id = %user, transaction_id = %hold, %error,
+        "a hold that has expired could not be cancelled; it is tried again"
+    );
 }

@@ -77,6 +77,9 @@ pub struct Report {
     /// There is a checkpoint of the published one's number.
     #[serde(skip)]
     has_number: bool,
+    /// That one is not signed after one that is, is said.
+    #[serde(skip)]
+    was_signed: bool,
 }
 
 /// Why a file cannot be checked at all.
@@ -135,6 +138,7 @@ impl Report {
             disagreements: 0,
             findings: Vec::new(),
             has_number: false,
+            was_signed: false,
         }
     }
 
@@ -163,6 +167,12 @@ impl Report {
         self.signed_by = checkpoint.seal.map(|seal| hex::encode(seal.public_key));
         if let Err(fault) = checkpoint.check() {
             self.found(|| format!("checkpoint {number}: {fault}"));
+        }
+        if checkpoint.seal.is_none() && self.signed_from.is_some() && !trusted.is_empty() {
+            self.was_signed = true;
+            self.found(|| {
+                format!("checkpoint {number}: it is not signed, though the one before is")
+            });
         }
         self.signed_from = checkpoint.signed_from(self.signed_from);
         if let Some(seal) = &checkpoint.seal
@@ -229,8 +239,8 @@ impl Report {
             self.finish_anchor(anchor);
         }
         let number = self.checkpoint;
-        // Each hash covers the checkpoint before, so the newest one's signature vouches for all of them.
-        if !demands.public_keys.is_empty() && self.signed_by.is_none() {
+        // Each hash covers the checkpoint before, so the first signature vouches for those before it.
+        if !demands.public_keys.is_empty() && self.signed_by.is_none() && !self.was_signed {
             self.found(|| match number {
                 0 => "no checkpoint is signed by a key that is trusted: there is none".to_owned(),
                 _ => format!("checkpoint {number}: it is the newest, and is not signed"),

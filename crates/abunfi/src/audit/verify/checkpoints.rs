@@ -97,7 +97,7 @@ pub(super) async fn judge(
     let mut replay = Replay::of(store, findings).await?;
     let mut changes = Changes::of(store);
     let (mut previous, mut after): (Option<Checkpoint>, i64) = (None, 0);
-    let mut signed_from = None;
+    let (mut signed_from, mut was_signed) = (None, false);
     while after < newest.number {
         let page = store.checkpoints(after, ROWS).await?;
         if page.is_empty() {
@@ -113,11 +113,15 @@ pub(super) async fn judge(
                 replay.change(&change, findings);
             }
             replay.compare(&checkpoint, findings);
+            if signed_from.is_some() && checkpoint.seal.is_none() {
+                was_signed = true;
+                demand_a_seal(&checkpoint, options, findings);
+            }
             signed_from = checkpoint.signed_from(signed_from);
             previous = Some(checkpoint);
         }
     }
-    if let Some(newest) = &previous {
+    if let Some(newest) = previous.as_ref().filter(|_| !was_signed) {
         demand_a_seal(newest, options, findings);
     }
     changes_of_none(&mut changes, store, findings).await?;
@@ -197,14 +201,15 @@ fn without_any(options: &Options, findings: &mut Findings) {
     }
 }
 
-/// Each hash covers the checkpoint before, so the newest one's signature vouches for all before it, also for those
-/// that were made before there was a key. Nothing vouches for what comes after the last signature.
-fn demand_a_seal(newest: &Checkpoint, options: &Options, findings: &mut Findings) {
-    if options.public_keys.is_empty() || newest.seal.is_some() {
+/// Each hash covers the checkpoint before, so the first signature vouches for all before it, which were made before
+/// there was a key. After it there is no checkpoint without one: it would have been put there by somebody who has no
+/// key, and a later signature over it says only that the service went on from it.
+fn demand_a_seal(checkpoint: &Checkpoint, options: &Options, findings: &mut Findings) {
+    if options.public_keys.is_empty() || checkpoint.seal.is_some() {
         return;
     }
     let place = || Place::Checkpoint {
-        number: newest.number,
+        number: checkpoint.number,
     };
     let expected = "one of the keys that were given";
     findings.add(place, "public_key", expected, Maybe(None::<Hex<'_>>));
