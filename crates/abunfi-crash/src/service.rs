@@ -52,6 +52,9 @@ impl Service {
     }
 
     /// Starts it, to kill itself at that point if any, and waits until it answers.
+    ///
+    /// Clients hammer its port meanwhile. It may therefore come to its point before it was seen to
+    /// answer: that is no failure, and [`Self::ended`] tells of it.
     pub(crate) async fn start(&mut self, kill_at: Option<(Point, u64)>) -> Result<()> {
         ensure!(self.running.is_none(), "the service runs already");
         let log = File::options()
@@ -79,11 +82,16 @@ impl Service {
         let until = Instant::now() + START_DEADLINE;
         let address = (Ipv4Addr::LOCALHOST, self.port);
         while tokio::net::TcpStream::connect(address).await.is_err() || !self.is_ready().await {
-            if let Some(status) = self.ended() {
-                bail!(
-                    "the service ended at its start ({status}):\n{}",
-                    self.log_tail()
-                );
+            match self.status() {
+                None => {}
+                Some(status) if kill_at.is_some() && is_kill(status) => break,
+                Some(status) => {
+                    self.running = None;
+                    bail!(
+                        "the service ended at its start ({status}):\n{}",
+                        self.log_tail()
+                    );
+                }
             }
             ensure!(Instant::now() < until, "the service does not start");
             tokio::time::sleep(POLL).await;
@@ -104,10 +112,14 @@ impl Service {
 
     /// How it ended, if it did by itself; said once.
     pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
-        let (child, _) = self.running.as_mut()?;
-        let status = child.try_wait().ok().flatten()?;
+        let status = self.status()?;
         self.running = None;
         Some(status)
+    }
+
+    fn status(&mut self) -> Option<ExitStatus> {
+        let (child, _) = self.running.as_mut()?;
+        child.try_wait().ok().flatten()
     }
 
     pub(crate) const fn runs(&self) -> bool {
@@ -171,4 +183,58 @@ impl Drop for Service {
 /// Whether that is how a process ends that killed itself, or was.
 pub(crate) fn is_kill(status: ExitStatus) -> bool {
     status.signal() == Some(SIGKILL)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+    use std::path::Path;
+
+    use super::*;
+
+    /// A service that does `what` instead.
+    fn service(dir: &Path, what: &str) -> Service {
+        let program = dir.join("abunfi");
+        fs::write(&program, format!("#!/bin/sh\n{what}\n")).unwrap();
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+        Service::new(
+            program,
+            dir.join("service"),
+            String::new(),
+            String::new(),
+            None,
+        )
+        .unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_service_that_comes_to_its_point_before_it_was_seen_to_answer_has_been_started() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut service = service(dir.path(), "kill -s KILL $$");
+        service
+            .start(Some((Point::BetweenChunks, 2)))
+            .await
+            .unwrap();
+        assert!(service.ended().is_some_and(is_kill));
+        assert_eq!(service.ended(), None);
+        assert!(!service.runs());
+    }
+
+    #[tokio::test]
+    async fn a_service_that_ends_at_its_start_otherwise_is_a_failure() {
+        let dir = tempfile::tempdir().unwrap();
+        for (what, kill_at) in [
+            ("kill -s KILL $$", None),
+            ("exit 1", None),
+            ("exit 1", Some((Point::BetweenChunks, 2))),
+        ] {
+            let mut service = service(dir.path(), what);
+            let failure = service.start(kill_at).await.unwrap_err().to_string();
+            assert!(
+                failure.contains("ended at its start"),
+                "{what}, {kill_at:?}: {failure}"
+            );
+            assert!(!service.runs());
+        }
+    }
 }
