@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use futures::{StreamExt as _, stream};
 
-use super::batcher::is_of_one_item;
+use super::commit::is_of_one_item;
 use super::{Action, Command, Error, Outcome, Service, SettleRequest, Settlement};
 use crate::clock::Timestamp;
 use crate::context::Context;

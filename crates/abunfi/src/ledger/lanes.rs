@@ -15,7 +15,8 @@ use futures::future::join_all;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout};
 
-use super::batcher::{Commit, Held, LOCKED, Spread, is_held, is_of_one_item, overloaded};
+use super::batcher::Spread;
+use super::commit::{Commit, Held, LOCKED, is_held, is_of_one_item, overloaded};
 use super::{Command, Error, Outcome};
 use crate::error::{StoreError, StoreKind};
 use crate::faults::{self, Point};
@@ -142,8 +143,9 @@ impl Lanes {
             let commands = Arc::clone(&part.commands);
             match self.commit(lane, commands, Held::LeftOut).await {
                 Ok(outcomes) => {
-                    let left_out = posted.enter(part, outcomes);
+                    let (left_out, failed) = posted.enter(part, outcomes);
                     hold(&mut held, left_out);
+                    alone.extend(failed);
                     posted.got_anywhere |= !posted.outcomes.is_empty();
                 }
                 // Halved until the item that the store stumbles over stands alone.
@@ -270,18 +272,19 @@ impl Part {
 }
 
 impl Posted {
-    /// Notes what became of a part's items; gives those that are left out.
-    fn enter(&mut self, part: Part, outcomes: Outcomes) -> Vec<(usize, Command)> {
-        let mut left_out = Vec::new();
+    /// Notes what became of a part's items; gives those that are left out, and the users of those that failed.
+    fn enter(&mut self, part: Part, outcomes: Outcomes) -> (Vec<(usize, Command)>, Vec<UserId>) {
+        let (mut left_out, mut failed) = (Vec::new(), Vec::new());
         let items = part.places.into_iter().zip(part.commands.iter());
         for ((place, command), outcome) in items.zip(outcomes) {
             if is_held(&outcome) {
                 left_out.push((place, command.clone()));
             } else {
+                failed.extend(matches!(outcome, Err(Error::Store(_))).then_some(command.user_id));
                 self.outcomes.push((place, outcome));
             }
         }
-        left_out
+        (left_out, failed)
     }
 
     fn fail(&mut self, places: impl IntoIterator<Item = usize>, error: &StoreError) {
@@ -442,6 +445,25 @@ mod tests {
             assert!(is_expected, "{place}: {outcome:?}");
         }
         assert_eq!(outcomes.len(), all);
+    }
+
+    #[tokio::test]
+    async fn after_an_item_whose_outcome_is_unknown_its_users_later_ones_are_not_tried() {
+        let commit: Arc<Commit> = Arc::new(|commands: Arc<[Command]>, _| {
+            let outcomes = commands.iter().map(|command| match item(command) {
+                7 => Err(unknown().into()),
+                _ => Ok(outcome(command)),
+            });
+            std::future::ready(Ok(outcomes.collect())).boxed()
+        });
+        let all = COMMIT_CHUNK + 40;
+        let lanes = Lanes::new(1, commit);
+        let outcomes = lanes.post(commands(all, 20)).await.unwrap();
+        let undone: Vec<usize> = (0..all).filter(|item| !is_done(&outcomes, *item)).collect();
+        let mut expected = vec![7];
+        expected.extend((COMMIT_CHUNK..all).filter(|item| item % 20 == 7));
+        assert_eq!(undone, expected);
+        assert!(expected.len() > 1);
     }
 
     #[tokio::test]

@@ -1,7 +1,7 @@
 //! The money: balances, transactions, entries.
 //!
 //! Read in this order: the types here, [`posting`] (the rules, pure), [`Store`] (what one atomic unit
-//! is), `batcher` (group commit), `lanes` (large batches), [`Service`] (what callers use).
+//! is), `commit` (how one is committed), `batcher` (group commit), `lanes` (large batches), [`Service`] (what callers use).
 //!
 //! Invariant: a balance changes only together with a transaction, its entries and an audit row, in one
 //! relational transaction, decided from the locked account row.
@@ -13,11 +13,13 @@ use crate::ids::{TransactionId, UserId};
 use crate::money::{Amount, Decimal18, SignedSum};
 
 mod batcher;
+mod commit;
 mod error;
 mod expiry;
 mod lanes;
 pub mod posting;
 mod request;
+mod running;
 mod service;
 mod store;
 mod turns;

@@ -1,18 +1,17 @@
 //! What callers use of the ledger.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use futures::FutureExt;
-use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::batcher::{Batcher, Commit, Committed, Held};
+use super::batcher::Batcher;
+use super::commit;
 use super::expiry::SetAside;
 use super::lanes::Lanes;
 use super::request::{PostRequest, SendOut, SettleRequest};
+use super::running::Running;
 use super::turns::Turns;
 use super::{
     Action, Asset, AssetInfo, AtomicBatch, Balance, BatchClaim, BatchKey, Command, Error,
@@ -20,14 +19,13 @@ use super::{
     TransactionFilter, TrialBalance,
 };
 use crate::audit::{self, AuditRow};
-use crate::cache::{Cache, user_tag};
+use crate::cache::Cache;
 use crate::clock::{SharedClock, Timestamp};
 use crate::context::Context;
 use crate::documents::Expected;
 use crate::documents::canonical::canonical_json;
 use crate::documents::parse::parse_json;
 use crate::error::{StoreError, StoreKind};
-use crate::faults::{self, Point};
 use crate::ids::{TransactionId, UserId, random_bytes};
 use crate::money::Amount;
 use crate::outbox;
@@ -36,8 +34,6 @@ use crate::validation::{FaultCode, Faults};
 
 /// Items of one batch, so that its rows stay locked for a moment only.
 pub const MAX_BATCH_ITEMS: usize = 1_000;
-/// How long a request waits for an earlier one with the same key that still runs.
-const DUPLICATE_WAIT: Duration = Duration::from_secs(5);
 /// Statistics look back over this many days: six months.
 const STATS_DAYS: u64 = 184;
 /// Idempotency rows of each table that one transaction deletes: some tens of milliseconds.
@@ -105,12 +101,7 @@ impl Service {
         default_asset: Asset,
         shards: usize,
     ) -> Self {
-        let commit: Arc<Commit> = Arc::new({
-            let (store, cache) = (Arc::clone(&store), cache.clone());
-            move |commands, held| {
-                post_and_invalidate(Arc::clone(&store), cache.clone(), commands, held).boxed()
-            }
-        });
+        let commit = commit::to(Arc::clone(&store), cache.clone());
         let batcher = Batcher::start(shards, &commit);
         Self {
             store,
@@ -294,19 +285,8 @@ impl Service {
             commands,
         };
         let turn = self.turns.atomic().await?;
-        let (outcome, promises) = outbox::collecting(self.store.post_atomic(&batch)).await;
+        let outcome = commit::post_atomic(&*self.store, &self.cache, &batch).await;
         drop(turn);
-        match &outcome {
-            Ok(_) => {
-                faults::reach(Point::AfterCommit);
-                self.cache.keep(&tags_of(&batch.commands), promises).await;
-            }
-            // It may be committed yet: its promise stays for those who see it then.
-            Err(Error::Store(StoreError::OutcomeUnknown { .. })) => {
-                self.cache.invalidate(&[], &tags_of(&batch.commands)).await;
-            }
-            Err(_) => {}
-        }
         let outcome = outcome?;
         match outcome.result {
             Ok(posted) => Ok(BatchAnswer {
@@ -638,12 +618,6 @@ fn item_result(outcome: Result<Outcome, Error>) -> ItemResult {
     }
 }
 
-fn tags_of(commands: &[Command]) -> Vec<String> {
-    let users: std::collections::BTreeSet<UserId> =
-        commands.iter().map(|command| command.user_id).collect();
-    users.into_iter().map(user_tag).collect()
-}
-
 /// `key` in the part of the service that `scope` names.
 fn idempotency(ctx: &Context, scope: impl Into<Arc<str>>, key: RequestKey) -> Idempotency {
     Idempotency {
@@ -664,33 +638,6 @@ fn running_name(user_id: UserId, idempotency: &Idempotency) -> String {
     )
 }
 
-/// What certainly was not committed leaves cached copies as they are: they are what answers while the store
-/// is away.
-async fn post_and_invalidate(
-    store: Arc<dyn Store>,
-    cache: Cache,
-    commands: Arc<[Command]>,
-    held: Held,
-) -> Committed {
-    let posting = match held {
-        Held::LeftOut => store.post_what_is_free(&commands),
-        Held::WaitedFor => store.post(&commands),
-    };
-    let (posted, promises) = outbox::collecting(posting).await;
-    match &posted {
-        Ok(_) => {
-            faults::reach(Point::AfterCommit);
-            cache.keep(&tags_of(&commands), promises).await;
-        }
-        // It may be committed yet: its promise stays for those who see it then.
-        Err(StoreError::OutcomeUnknown { .. }) => {
-            cache.invalidate(&[], &tags_of(&commands)).await;
-        }
-        Err(_) => {}
-    }
-    posted
-}
-
 /// Runs a write to its end whatever becomes of the caller: money is never left half-way.
 async fn uncancelled<T: Send + 'static>(
     work: impl Future<Output = T> + Send + 'static,
@@ -701,58 +648,4 @@ async fn uncancelled<T: Send + 'static>(
             store: StoreKind::Relational,
             reason: died.to_string(),
         })
-}
-
-/// The idempotency keys that this process works on. A duplicate waits here for the first, without a
-/// connection; duplicates in other processes wait in the database for the account's row lock.
-#[derive(Debug, Clone, Default)]
-struct Running(Arc<Mutex<HashMap<String, watch::Receiver<()>>>>);
-
-/// Marks a key as worked on until it is dropped.
-#[derive(Debug)]
-struct RunningGuard {
-    running: Running,
-    name: String,
-    /// Dropping it wakes those who wait.
-    _done: watch::Sender<()>,
-}
-
-impl Running {
-    async fn enter(&self, name: String) -> Result<RunningGuard, Error> {
-        let deadline = tokio::time::Instant::now() + DUPLICATE_WAIT;
-        loop {
-            let mut other = {
-                let mut running = self.lock();
-                match running.get(&name) {
-                    Some(other) => other.clone(),
-                    None => {
-                        let (done, wait) = watch::channel(());
-                        running.insert(name.clone(), wait);
-                        return Ok(RunningGuard {
-                            running: self.clone(),
-                            name,
-                            _done: done,
-                        });
-                    }
-                }
-            };
-            // The sender never sends: an error means that it was dropped, which is what is waited for.
-            if tokio::time::timeout_at(deadline, other.changed())
-                .await
-                .is_err()
-            {
-                return Err(Error::IdempotencyInProgress);
-            }
-        }
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, watch::Receiver<()>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Drop for RunningGuard {
-    fn drop(&mut self) {
-        self.running.lock().remove(&self.name);
-    }
 }

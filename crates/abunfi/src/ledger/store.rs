@@ -211,8 +211,8 @@ pub struct Page<C> {
 /// missing are inserted, then all are locked in the order of `(user_id, asset)`; the decision is
 /// [`Books::decide`](super::posting::Books::decide) over the locked rows; transactions, entries, audit rows,
 /// account rows, idempotency rows and the outbox row commit together. When a method returns `Ok`, what
-/// it says is durable. Serialization failures, deadlocks and unique violations are retried inside
-/// (bounded, with jitter) until the commit is sent; after that a lost answer is
+/// it says is durable. Serialization failures, deadlocks, unique violations and (once) a connection that breaks are
+/// retried inside (bounded, with jitter) until the commit is sent; after that a lost answer is
 /// [`StoreError::OutcomeUnknown`].
 #[async_trait]
 pub trait Store: Send + Sync + std::fmt::Debug {

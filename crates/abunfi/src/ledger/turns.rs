@@ -10,7 +10,8 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
-use super::batcher::{PATIENT_UNITS, overloaded};
+use super::batcher::PATIENT_UNITS;
+use super::commit::overloaded;
 use super::lanes::{PARTS_IN_FLIGHT, PATIENT_BATCHES};
 use crate::error::StoreError;
 

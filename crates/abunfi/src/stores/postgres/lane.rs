@@ -13,7 +13,8 @@
 //!    answer is lost the outcome is unknown, and nothing is repeated.
 //!
 //! Serialization failures, deadlocks and races that a body reports ([`Abort::Again`]) run the whole unit
-//! again, after a jittered pause, a bounded number of times, within the same deadline.
+//! again, after a jittered pause, a bounded number of times, within the same deadline. So does, once, a
+//! connection that breaks under the body: nothing was done, and the next one shows whether the server is away.
 //!
 //! `BEGIN` and `COMMIT` go through the driver's transaction manager, so that its count of open transactions
 //! stays right, and a `begin` on the connection inside a body makes a savepoint.
@@ -142,10 +143,14 @@ impl Lane {
     {
         let deadline = Instant::now() + self.deadline;
         let mut attempt = 1;
+        let mut was_lost = false;
         loop {
             match self.attempt(&body, deadline).await {
                 Ok(value) => return Ok(value),
                 Err(End::Refused(error)) => return Err(error),
+                // A server that is away says so at the next beginning, at once; only that is noted against it.
+                Err(End::Lost(_)) if !was_lost => was_lost = true,
+                Err(End::Lost(error)) => return Ok(self.noted(Err(error))?),
                 Err(End::Failed(StoreError::Conflict { .. })) if attempt < MAX_ATTEMPTS => {
                     tokio::time::sleep(pause(attempt)).await;
                     attempt += 1;
@@ -257,7 +262,7 @@ impl Lane {
             }
             Err(end) => {
                 match &end {
-                    End::Failed(StoreError::Unavailable { .. }) => drop(open),
+                    End::Lost(_) | End::Failed(StoreError::Unavailable { .. }) => drop(open),
                     _ => open.rollback().await,
                 }
                 Err(end)
@@ -336,6 +341,8 @@ pub(super) fn scoped<'env, 'c, R>(
 /// How an attempt ended without its commit.
 enum End<E> {
     Failed(StoreError),
+    /// The connection broke before anything was to be committed.
+    Lost(StoreError),
     Refused(E),
 }
 
@@ -371,6 +378,9 @@ impl Open {
         let end = match ran {
             Ok(Ok(value)) => return Ok(value),
             Ok(Err(Abort::Refused(error))) => return Err(End::Refused(error)),
+            Ok(Err(Abort::Driver(error))) if is_lost(&error) => {
+                return Err(End::Lost(classify(&error)));
+            }
             Ok(Err(Abort::Driver(error))) => classify(&error),
             Ok(Err(Abort::Again(race))) => {
                 tracing::debug!(race, "a unit of work runs again");
@@ -404,6 +414,8 @@ impl Open {
                     lease.give_back();
                     Ok(())
                 }
+                // That one connection broke says nothing of the server: the next beginning will.
+                Ok(Err(error)) if is_lost(&error) => return Err(refused_commit(&error)),
                 Ok(Err(error)) => Err(refused_commit(&error)),
                 Err(_elapsed) => Err(outcome_unknown("the commit's answer took too long")),
             };

@@ -6,6 +6,7 @@ mod bounds;
 mod concurrency;
 mod expiry;
 mod idempotency;
+mod lost;
 mod plans;
 mod posting;
 mod reading;
