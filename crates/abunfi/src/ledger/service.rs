@@ -314,7 +314,7 @@ impl Service {
         key: &RequestKey,
         now: Timestamp,
     ) -> Result<BatchAnswer, Error> {
-        let claim = self.store.claim_batch(&batch_key, &ctx.request_id).await?;
+        let claim = commit::claim(&*self.store, &batch_key, &ctx.request_id).await?;
         let (request_id, is_again) = match claim {
             BatchClaim::New => (Arc::clone(&ctx.request_id), false),
             BatchClaim::Again { request_id } => (request_id, true),

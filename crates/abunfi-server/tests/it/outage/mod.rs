@@ -18,6 +18,9 @@ mod one_second;
 /// How long anything may take to recover: breakers, back-off and probes are all well below it.
 const RECOVERY: Duration = Duration::from_secs(20);
 
+/// With its closing NUL: "READ COMMITTED" is no commit.
+const COMMIT: &[u8] = b"COMMIT\0";
+
 struct Proxies {
     postgres: FaultProxy,
     mongodb: FaultProxy,
@@ -192,26 +195,17 @@ fn a_commit_whose_answer_is_lost_is_unknown_and_its_key_settles_it() {
     run(async |server, proxies, _| {
         let user = server.user().await;
         let postings = format!("users/{user}/transactions");
-        // Other work commits too: until it is this posting's commit that is hit.
-        let mut unknown = None;
-        for _ in 0..20 {
-            let reference = unique("lost-");
-            let body = json!({"type": "deposit", "amount": "1", "client_reference": reference});
-            // With its closing NUL: "READ COMMITTED" is no commit.
-            proxies.postgres.drop_response_after(b"COMMIT\0", 1);
-            let answer = server
-                .post(&postings)
-                .key(&reference)
-                .json(&body)
-                .send()
-                .await;
-            proxies.postgres.disarm();
-            if answer.status == 503 && answer.text_at("/code") == "outcome_unknown" {
-                unknown = Some((reference, body));
-                break;
-            }
-        }
-        let (key, body) = unknown.expect("a commit was hit");
+        let key = unique("lost-");
+        let body = json!({"type": "deposit", "amount": "1", "client_reference": key});
+        // The posting's own, and that of the question what became of it; and all other work's.
+        proxies.postgres.drop_response_after(COMMIT, 100);
+        server
+            .post(&postings)
+            .key(&key)
+            .json(&body)
+            .expect_problem(503, "outcome_unknown")
+            .await;
+        proxies.postgres.disarm();
         eventually("settled", async || {
             server
                 .post(&postings)
@@ -244,6 +238,29 @@ fn a_commit_whose_answer_is_lost_is_unknown_and_its_key_settles_it() {
 }
 
 #[test]
+fn a_commit_whose_answer_is_lost_once_is_nobodys_trouble() {
+    run(async |server, proxies, _| {
+        let user = server.user().await;
+        let postings = format!("users/{user}/transactions");
+        // Other work commits too: often enough that some of the postings' commits are hit.
+        for _ in 0..20 {
+            proxies.postgres.drop_response_after(COMMIT, 1);
+            let answer = server
+                .post(&postings)
+                .key(&unique("lost-"))
+                .json(&json!({"type": "deposit", "amount": "1"}))
+                .expect(201)
+                .await;
+            assert_eq!(answer.header("idempotent-replayed"), None);
+            proxies.postgres.disarm();
+        }
+        assert!(proxies.postgres.lost_responses() > 0);
+        assert_eq!(server.available(&user).await, "20");
+        server
+    });
+}
+
+#[test]
 fn what_a_transaction_perhaps_changed_is_not_shown_from_the_cache() {
     run(async |server, proxies, _| {
         let user = server.user().await;
@@ -257,7 +274,7 @@ fn what_a_transaction_perhaps_changed_is_not_shown_from_the_cache() {
             if cached.header("x-cache") != Some("hit") {
                 continue;
             }
-            proxies.postgres.drop_response_after(b"COMMIT\0", 1);
+            proxies.postgres.drop_response_after(COMMIT, 1);
             let executed = server
                 .platform
                 .execute_transaction(move |tx| {

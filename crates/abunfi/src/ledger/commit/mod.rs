@@ -13,7 +13,11 @@ use std::time::Duration;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 
-use super::{AtomicBatch, BatchOutcome, Command, Error, Outcome, Store};
+use tokio::time::Instant;
+
+use super::{
+    AtomicBatch, BatchClaim, BatchKey, BatchOutcome, Command, Error, Idempotency, Outcome, Store,
+};
 use crate::cache::{Cache, user_tag};
 use crate::error::{StoreError, StoreKind};
 use crate::faults::{self, Point};
@@ -23,6 +27,9 @@ use crate::outbox;
 #[cfg(test)]
 mod tests;
 
+/// What took longer than this to be lost is not asked for: whoever waits for it, and those behind it, have no
+/// time left for another try.
+const ASK_WITHIN: Duration = Duration::from_secs(3);
 /// When turned away, come back then.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// Why a command is turned away whose account is held, where nothing more may wait for it.
@@ -56,8 +63,11 @@ fn asking_again(commit: Arc<Commit>) -> Arc<Commit> {
     Arc::new(move |commands, held| {
         let commit = Arc::clone(&commit);
         async move {
+            let begun = Instant::now();
             match commit(Arc::clone(&commands), held).await {
-                Err(unknown @ StoreError::OutcomeUnknown { .. }) => {
+                Err(unknown @ StoreError::OutcomeUnknown { .. })
+                    if begun.elapsed() < ASK_WITHIN =>
+                {
                     ask(&*commit, &commands, unknown).await
                 }
                 known => known,
@@ -68,8 +78,18 @@ fn asking_again(commit: Arc<Commit>) -> Arc<Commit> {
 }
 
 async fn ask(commit: &Commit, commands: &[Command], unknown: StoreError) -> Committed {
-    let has_key = |command: &&Command| command.idempotency.is_some();
-    let keyed: Arc<[Command]> = commands.iter().filter(has_key).cloned().collect();
+    let under_its_key = |command: &Command| {
+        let known = command.idempotency.clone()?;
+        let idempotency = Some(Idempotency {
+            is_new: false,
+            ..known
+        });
+        Some(Command {
+            idempotency,
+            ..command.clone()
+        })
+    };
+    let keyed: Arc<[Command]> = commands.iter().filter_map(under_its_key).collect();
     if keyed.is_empty() {
         return Err(unknown);
     }
@@ -127,8 +147,11 @@ pub(super) async fn post_atomic(
     cache: &Cache,
     batch: &AtomicBatch,
 ) -> Result<BatchOutcome, Error> {
+    let begun = Instant::now();
     match post_atomic_once(store, cache, batch).await {
-        Err(unknown @ Error::Store(StoreError::OutcomeUnknown { .. })) if batch.key.is_some() => {
+        Err(unknown @ Error::Store(StoreError::OutcomeUnknown { .. }))
+            if batch.key.is_some() && begun.elapsed() < ASK_WITHIN =>
+        {
             let mut known = post_atomic_once(store, cache, batch).await;
             if let Ok(outcome) = &mut known {
                 outcome.replayed &= outcome.request_id != batch.request_id;
@@ -159,6 +182,30 @@ async fn post_atomic_once(
         Err(_) => {}
     }
     outcome
+}
+
+/// Claims the key of a batch that is not atomic; asks once more when it is not known whether it is claimed.
+pub(super) async fn claim(
+    store: &dyn Store,
+    key: &BatchKey,
+    request_id: &Arc<str>,
+) -> Result<BatchClaim, Error> {
+    let begun = Instant::now();
+    match store.claim_batch(key, request_id).await {
+        Err(unknown @ Error::Store(StoreError::OutcomeUnknown { .. }))
+            if begun.elapsed() < ASK_WITHIN =>
+        {
+            match store.claim_batch(key, request_id).await {
+                // Claimed by this very request: nobody else had it before.
+                Ok(BatchClaim::Again { request_id: first }) if first == *request_id => {
+                    Ok(BatchClaim::New)
+                }
+                Err(Error::Store(_)) => Err(unknown),
+                known => known,
+            }
+        }
+        known => known,
+    }
 }
 
 fn tags_of(commands: &[Command]) -> Vec<String> {

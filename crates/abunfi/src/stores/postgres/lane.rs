@@ -149,7 +149,7 @@ impl Lane {
                 Ok(value) => return Ok(value),
                 Err(End::Refused(error)) => return Err(error),
                 // A server that is away says so at the next beginning, at once; only that is noted against it.
-                Err(End::Lost(_)) if !was_lost => was_lost = true,
+                Err(End::Lost(_)) if !was_lost && Instant::now() < deadline => was_lost = true,
                 Err(End::Lost(error)) => return Ok(self.noted(Err(error))?),
                 Err(End::Failed(StoreError::Conflict { .. })) if attempt < MAX_ATTEMPTS => {
                     tokio::time::sleep(pause(attempt)).await;
