@@ -12,7 +12,9 @@ use super::lane::scoped;
 use crate::audit::checkpoint::{Checkpoint, Leaf, LeafChange, Seal, Signer};
 use crate::audit::making::{self, Found, Look, Rows, State};
 use crate::audit::merkle::Tile;
-use crate::audit::{Attempt, CheckpointStore, Hash, Head, LeafState, StoredTile};
+use crate::audit::{
+    Attempt, CheckpointStore, Hash, Head, LeafAsOf, LeafState, StoredTile, UserRange,
+};
 use crate::clock::Timestamp;
 use crate::error::StoreError;
 use crate::ids::UserId;
@@ -23,6 +25,18 @@ const LEAF_STATES: &str = "SELECT l.user_id, l.chain, l.leaf, c.checkpoint, c.se
     CROSS JOIN LATERAL (
         SELECT * FROM leaf_changes AS c WHERE c.leaf = l.leaf AND c.checkpoint <= $2
         ORDER BY c.checkpoint DESC LIMIT 1) AS c ";
+
+/// Leaves after `$1` with their newest change up to checkpoint `$2`. Whether there is any at all is a look into
+/// the index for those alone that have none until then: as EXISTS it might be a scan of all changes.
+const LEAVES_AS_OF: &str = "
+    SELECT l.user_id, l.chain, l.leaf, c.checkpoint, c.seq, c.hash,
+           c.leaf IS NOT NULL OR coalesce(
+               (SELECT true FROM leaf_changes AS any_of WHERE any_of.leaf = l.leaf LIMIT 1), false) AS is_used
+    FROM chain_leaves AS l
+    LEFT JOIN LATERAL (
+        SELECT * FROM leaf_changes AS c WHERE c.leaf = l.leaf AND c.checkpoint <= $2
+        ORDER BY c.checkpoint DESC LIMIT 1) AS c ON true
+    WHERE l.leaf > $1 ORDER BY l.leaf LIMIT $3";
 
 #[async_trait]
 impl CheckpointStore for Postgres {
@@ -130,6 +144,29 @@ impl CheckpointStore for Postgres {
             .await
     }
 
+    async fn leaves_as_of(
+        &self,
+        number: i64,
+        after: i64,
+        rows: u32,
+    ) -> Result<Vec<LeafAsOf>, StoreError> {
+        self.trail
+            .read(|connection| {
+                scoped(async move {
+                    sqlx::query(LEAVES_AS_OF)
+                        .bind(after)
+                        .bind(number)
+                        .bind(limit(rows))
+                        .fetch_all(connection)
+                        .await?
+                        .iter()
+                        .map(leaf_as_of)
+                        .collect()
+                })
+            })
+            .await
+    }
+
     async fn unused_leaves(
         &self,
         after: i64,
@@ -176,6 +213,31 @@ impl CheckpointStore for Postgres {
                         .bind(user_id.0)
                         .bind(number)
                         .bind(chain)
+                        .fetch_all(connection)
+                        .await?
+                        .iter()
+                        .map(leaf_state)
+                        .collect()
+                })
+            })
+            .await
+    }
+
+    async fn leaves_of_users(
+        &self,
+        users: UserRange,
+        number: i64,
+    ) -> Result<Vec<LeafState>, StoreError> {
+        self.trail
+            .read(|connection| {
+                scoped(async move {
+                    let sql = sqlx::AssertSqlSafe(format!(
+                        "{LEAF_STATES} WHERE l.user_id BETWEEN $1 AND $3"
+                    ));
+                    sqlx::query(sql)
+                        .bind(users.first.0)
+                        .bind(number)
+                        .bind(users.last.0)
                         .fetch_all(connection)
                         .await?
                         .iter()
@@ -563,6 +625,15 @@ fn leaf_state(row: &PgRow) -> Result<LeafState, sqlx::Error> {
         leaf: leaf(row)?,
         head: head(row)?,
         checkpoint: row.integer("checkpoint")?,
+    })
+}
+
+fn leaf_as_of(row: &PgRow) -> Result<LeafAsOf, sqlx::Error> {
+    let checkpoint: Option<i64> = row.try_get("checkpoint")?;
+    Ok(LeafAsOf {
+        leaf: leaf(row)?,
+        held: checkpoint.map(|_| leaf_change(row)).transpose()?,
+        is_used: row.try_get("is_used")?,
     })
 }
 

@@ -12,7 +12,9 @@ use super::error::{Abort, undecodable};
 use crate::audit::checkpoint::{Checkpoint, Leaf, LeafChange, Seal, Signer};
 use crate::audit::making::{self, Found, Look, Rows, State};
 use crate::audit::merkle::Tile;
-use crate::audit::{Attempt, CheckpointStore, Hash, Head, LeafState, StoredTile};
+use crate::audit::{
+    Attempt, CheckpointStore, Hash, Head, LeafAsOf, LeafState, StoredTile, UserRange,
+};
 use crate::clock::Timestamp;
 use crate::error::{StoreError, StoreKind};
 use crate::ids::UserId;
@@ -30,6 +32,17 @@ macro_rules! select_leaf_states {
         )
     };
 }
+
+/// Leaves after `?1` with their newest change up to checkpoint `?2`, and whether there is any at all.
+const LEAVES_AS_OF: &str = "
+    SELECT l.user_id, l.chain, l.leaf, c.checkpoint, c.seq, c.hash,
+           c.leaf IS NOT NULL OR EXISTS (
+               SELECT 1 FROM leaf_changes AS any_of WHERE any_of.leaf = l.leaf) AS is_used
+    FROM chain_leaves AS l
+    LEFT JOIN leaf_changes AS c ON c.leaf = l.leaf AND c.checkpoint = (
+        SELECT max(last.checkpoint) FROM leaf_changes AS last
+        WHERE last.leaf = l.leaf AND last.checkpoint <= ?2)
+    WHERE l.leaf > ?1 ORDER BY l.leaf LIMIT ?3";
 
 #[async_trait]
 impl CheckpointStore for Sqlite {
@@ -125,6 +138,27 @@ impl CheckpointStore for Sqlite {
             .await
     }
 
+    async fn leaves_as_of(
+        &self,
+        number: i64,
+        after: i64,
+        limit: u32,
+    ) -> Result<Vec<LeafAsOf>, StoreError> {
+        self.relational
+            .read(async |connection| {
+                sqlx::query(LEAVES_AS_OF)
+                    .bind(after)
+                    .bind(number)
+                    .bind(limit)
+                    .fetch_all(connection)
+                    .await?
+                    .iter()
+                    .map(leaf_as_of)
+                    .collect()
+            })
+            .await
+    }
+
     async fn unused_leaves(
         &self,
         after: i64,
@@ -170,6 +204,26 @@ impl CheckpointStore for Sqlite {
                 .iter()
                 .map(leaf_state)
                 .collect()
+            })
+            .await
+    }
+
+    async fn leaves_of_users(
+        &self,
+        users: UserRange,
+        number: i64,
+    ) -> Result<Vec<LeafState>, StoreError> {
+        self.relational
+            .read(async |connection| {
+                sqlx::query(select_leaf_states!("WHERE l.user_id BETWEEN ?1 AND ?3"))
+                    .bind(users.first.0)
+                    .bind(number)
+                    .bind(users.last.0)
+                    .fetch_all(connection)
+                    .await?
+                    .iter()
+                    .map(leaf_state)
+                    .collect()
             })
             .await
     }
@@ -493,6 +547,15 @@ fn leaf_state(row: &SqliteRow) -> Result<LeafState, sqlx::Error> {
         leaf: leaf(row)?,
         head: head(row)?,
         checkpoint: row.integer("checkpoint")?,
+    })
+}
+
+fn leaf_as_of(row: &SqliteRow) -> Result<LeafAsOf, sqlx::Error> {
+    let checkpoint = row.optional_integer("checkpoint")?;
+    Ok(LeafAsOf {
+        leaf: leaf(row)?,
+        held: checkpoint.map(|_| leaf_change(row)).transpose()?,
+        is_used: row.flag("is_used")?,
     })
 }
 
