@@ -71,7 +71,7 @@ pub(super) async fn judge(
     let since = options.since.unwrap_or(0).max(0);
     let Some(newest) = store.newest_checkpoint().await? else {
         unused_leaves(store, (i64::MIN, i64::MAX), findings).await?;
-        changes_of_none(&mut Changes::after(store, 0), store, findings).await?;
+        changes_of_none(&mut Changes::all(store), store, findings).await?;
         if since > 0 {
             no_checkpoint(since, findings);
         }
@@ -82,11 +82,13 @@ pub(super) async fn judge(
             ..Checkpoints::default()
         });
     };
-    let mut replay = match since {
-        0 => Replay::of(store, findings).await?,
-        _ => Replay::as_of(store, since, findings).await?,
+    let (mut replay, mut changes) = match since {
+        0 => (Replay::of(store, findings).await?, Changes::all(store)),
+        _ => (
+            Replay::as_of(store, since, findings).await?,
+            Changes::after(store, since),
+        ),
     };
-    let mut changes = Changes::after(store, since);
     let (mut previous, mut after): (Option<Checkpoint>, i64) = (None, 0);
     let (mut signed_from, mut was_signed) = (None, false);
     while after < newest.number {

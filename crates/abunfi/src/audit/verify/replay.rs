@@ -256,6 +256,14 @@ impl<'s> Changes<'s> {
             is_done: false,
         }
     }
+
+    /// All there are, also those of numbers that no checkpoint has.
+    pub(super) fn all(store: &'s dyn CheckpointStore) -> Self {
+        Self {
+            after: (i64::MIN, i64::MIN),
+            ..Self::after(store, 0)
+        }
+    }
 }
 
 impl Changes<'_> {

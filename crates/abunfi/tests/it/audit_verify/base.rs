@@ -8,13 +8,13 @@ use abunfi::audit::checkpoint::Signer;
 use abunfi::audit::verify::{Options, Place, Report, Verifier};
 use abunfi::ids::UserId;
 
-use super::checkpointed::{number, unsigned, write_anew};
+use super::checkpointed::{cut_off, number, unsigned, write_anew};
 use super::tampering::copy;
 use super::{
     Books, assert_only, at, books, bytes, checkpoint, id, row, tamper, verify, verify_with,
 };
 use crate::support::counted::{Counted, Rows};
-use crate::support::make::deposit;
+use crate::support::make::{Shape as _, deposit};
 use crate::support::{Relational, on_every_backend};
 
 on_every_backend!(
@@ -28,6 +28,9 @@ on_every_backend!(
     checkpoints_before_it_are_chained_and_signed,
     a_checkpoint_that_is_not_there_is_no_base,
     a_row_that_was_added_without_a_checkpoint_is_found,
+    a_chain_that_was_cut_back_to_where_it_was_is_found,
+    a_later_chain_that_is_gone_is_found,
+    a_change_of_no_checkpoint_is_found,
     what_the_checkpoints_before_changed_is_not_read_again,
     many_users_with_few_new_rows_are_not_read_whole,
 );
@@ -273,9 +276,15 @@ async fn a_checkpoint_that_is_not_there_is_no_base(stores: &Relational) {
     assert_only(&report, &number(2), "row", "a checkpoint", "no checkpoint");
 }
 
+/// Whether the head tells of it or not.
 async fn a_row_that_was_added_without_a_checkpoint_is_found(stores: &Relational) {
     let books = three(stores).await;
     tamper(stores, &[copy(stores, books.an, 15)]).await;
+    for first in 1..=3 {
+        let report = since(stores, first).await;
+        let finding = at(&report, &row(books.an, 15), "row");
+        assert_eq!(finding.expected, "no row: the chain ends at 14");
+    }
     let head = format!(
         "UPDATE accounts SET version = 15, chain_hash = (
              SELECT hash FROM audit WHERE user_id = {user} AND chain = 'VND' AND seq = 15)
@@ -286,6 +295,68 @@ async fn a_row_that_was_added_without_a_checkpoint_is_found(stores: &Relational)
     for first in 1..=3 {
         let report = since(stores, first).await;
         at(&report, &row(books.an, 15), "previous_hash");
+    }
+}
+
+/// Its head is again where the checkpoint has it, and only a later one tells of what is missing.
+async fn a_chain_that_was_cut_back_to_where_it_was_is_found(stores: &Relational) {
+    let books = three(stores).await;
+    let covered = stores.check_chain(books.an, "VND").await.pop().unwrap();
+    cut_off(stores, books.an).await;
+    for report in [since(stores, 2).await, verify(stores).await] {
+        let expected = format!(
+            "a row with the hash {}, as checkpoint 3 has it",
+            hex::encode(covered.hash)
+        );
+        assert_only(&report, &row(books.an, 14), "row", &expected, "no row");
+    }
+}
+
+/// A chain that the checkpoint does not have, and of which its leaf alone is left.
+async fn a_later_chain_that_is_gone_is_found(stores: &Relational) {
+    let books = three(stores).await;
+    stores.asset("EUR").await;
+    stores.posted(deposit(books.an, 1).asset("EUR")).await;
+    checkpoint(stores).await;
+    let of = format!("WHERE user_id = {}", id(stores, books.an.0));
+    let euros = format!(
+        "{of} AND transaction_id IN (
+        SELECT transaction_id FROM transactions {of} AND asset = 'EUR')"
+    );
+    tamper(
+        stores,
+        &[
+            format!("DELETE FROM entries {euros}"),
+            format!("DELETE FROM audit {euros}"),
+            format!("DELETE FROM transactions {of} AND asset = 'EUR'"),
+            format!("DELETE FROM accounts {of} AND asset = 'EUR'"),
+        ],
+    )
+    .await;
+    let place = Place::AuditRow {
+        user_id: books.an.0,
+        chain: "EUR".to_owned(),
+        seq: 1,
+    };
+    for report in [since(stores, 3).await, verify(stores).await] {
+        let finding = at(&report, &place, "row");
+        assert!(finding.expected.ends_with(", as checkpoint 4 has it"));
+        assert_eq!(report.disagreements, 1, "{:#?}", report.findings);
+    }
+}
+
+/// No checkpoint has such a number.
+async fn a_change_of_no_checkpoint_is_found(stores: &Relational) {
+    three(stores).await;
+    for number in [0, -3] {
+        let sql = format!(
+            "INSERT INTO leaf_changes (leaf, checkpoint, seq, hash) VALUES (0, {number}, 1, {})",
+            bytes(stores, &[1; 32])
+        );
+        tamper(stores, &[sql]).await;
+        assert!(!verify(stores).await.clean, "{number}");
+        let sql = format!("DELETE FROM leaf_changes WHERE checkpoint = {number}");
+        tamper(stores, &[sql]).await;
     }
 }
 

@@ -281,7 +281,7 @@ async fn the_deleted_newest_checkpoint_is_found(stores: &Relational) {
 }
 
 /// Takes An's newest deposit back, as if it had never been: rows, entries, transaction, balance, head.
-async fn cut_off(stores: &Relational, user: UserId) {
+pub(super) async fn cut_off(stores: &Relational, user: UserId) {
     let rows = stores.check_chain(user, "VND").await;
     let [.., before, last] = rows.as_slice() else {
         panic!("too few rows");
