@@ -345,18 +345,27 @@ async fn a_later_chain_that_is_gone_is_found(stores: &Relational) {
     }
 }
 
-/// No checkpoint has such a number.
+/// No checkpoint has such a number. It names a row that there is, so that the chain does not tell of it.
 async fn a_change_of_no_checkpoint_is_found(stores: &Relational) {
-    three(stores).await;
+    let books = three(stores).await;
+    let newest = leaf_of(stores, books.an).await;
+    let place = Place::Leaf {
+        number: 1,
+        user_id: books.an.0,
+        chain: "VND".to_owned(),
+    };
     for number in [0, -3] {
         let sql = format!(
-            "INSERT INTO leaf_changes (leaf, checkpoint, seq, hash) VALUES (0, {number}, 1, {})",
-            bytes(stores, &[1; 32])
+            "INSERT INTO leaf_changes (leaf, checkpoint, seq, hash) VALUES ({}, {number}, 14, {})",
+            newest.leaf.leaf,
+            bytes(stores, &newest.head.hash)
         );
         tamper(stores, &[sql]).await;
-        assert!(!verify(stores).await.clean, "{number}");
+        let report = verify_with(stores, &Options::default()).await;
+        assert_eq!(at(&report, &place, "seq").expected, "more than 14");
         let sql = format!("DELETE FROM leaf_changes WHERE checkpoint = {number}");
         tamper(stores, &[sql]).await;
+        assert!(verify(stores).await.clean);
     }
 }
 
