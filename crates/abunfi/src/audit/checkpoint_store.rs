@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use uuid::Uuid;
 
 use super::checkpoint::{Checkpoint, Leaf, LeafChange, Signer};
-use super::{Hash, Head};
+use super::{Hash, Head, UserRange};
 use crate::clock::Timestamp;
 use crate::error::StoreError;
 use crate::ids::UserId;
@@ -38,6 +38,17 @@ pub struct LeafState {
     pub head: Head,
     /// The checkpoint that gave it this head.
     pub checkpoint: i64,
+}
+
+/// A leaf with what it held as of some checkpoint.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LeafAsOf {
+    pub leaf: Leaf,
+    /// The change that gave it its head as of then; `None`: it came later, or never.
+    pub held: Option<LeafChange>,
+    /// Some checkpoint gave it a row. A leaf and its first change are written together, so there is none without
+    /// unless somebody wrote it by hand.
+    pub is_used: bool,
 }
 
 /// A row of the stored tree; see [`merkle`](super::merkle).
@@ -83,6 +94,15 @@ pub trait CheckpointStore: Send + Sync + std::fmt::Debug {
     /// Leaves after that one (−1: from the first), ascending, at most `limit`, as they are now.
     async fn leaves(&self, after: i64, limit: u32) -> Result<Vec<LeafState>, StoreError>;
 
+    /// Every leaf after that one ([`i64::MIN`]: from the first, whatever its number), ascending, at most `limit`,
+    /// with what it held as of checkpoint `number`: one look into an index for each, however often it changed.
+    async fn leaves_as_of(
+        &self,
+        number: i64,
+        after: i64,
+        limit: u32,
+    ) -> Result<Vec<LeafAsOf>, StoreError>;
+
     /// Leaves after the one and up to the other that no checkpoint ever gave a row, ascending, at most `limit`.
     /// Leaf and first change are written together, so there are none unless somebody wrote them by hand.
     async fn unused_leaves(
@@ -99,6 +119,14 @@ pub trait CheckpointStore: Send + Sync + std::fmt::Debug {
         &self,
         user_id: UserId,
         chain: Option<&str>,
+        number: i64,
+    ) -> Result<Vec<LeafState>, StoreError>;
+
+    /// The leaves of all chains of these users, in any order, with what each held as of checkpoint `number`;
+    /// those that came later are left out.
+    async fn leaves_of_users(
+        &self,
+        users: UserRange,
         number: i64,
     ) -> Result<Vec<LeafState>, StoreError>;
 

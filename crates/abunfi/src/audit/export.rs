@@ -1,14 +1,15 @@
 //! The export: every checkpoint, every chain, every balance with what it is made of, line by line.
 //!
 //! Read in pages of whole users, the heads of a page first and its rows after them, each read a short one:
-//! writes go on meanwhile, and what they add lies beyond the heads.
+//! writes go on meanwhile, and what they add lies beyond the heads. After a checkpoint it reads of each chain the
+//! head and what the checkpoint has of it, and then the rows between the two alone.
 
+use std::collections::{HashMap, VecDeque};
 use std::io::Write;
 
-use super::checkpoint::LeafChange;
 use super::format::{CheckpointLine, EXPORT, Line};
 use super::service::{Error, Exported, Progress};
-use super::{CheckpointStore, Entry, ExportHead, ExportStore, LeafState, UserRange};
+use super::{ChainPart, CheckpointStore, Entry, ExportHead, ExportStore, LeafAsOf, UserRange};
 use crate::error::StoreError;
 use crate::ids::UserId;
 
@@ -76,43 +77,24 @@ impl Export<'_> {
         Ok(())
     }
 
-    /// Which leaf is whose; and, for an incremental export, what each held at its beginning.
+    /// Which leaf is whose; and, for an incremental export, what each held at its beginning: the checkpoint's root
+    /// is over all of them, whatever has changed since.
     async fn leaves(&mut self, size: i64, since: i64) -> Result<(), Error> {
         let mut after = -1;
         loop {
-            let page = self.checkpoints.leaves(after, LINES).await?;
+            let page = self.checkpoints.leaves_as_of(since, after, LINES).await?;
             let Some(last) = page.last() else {
                 return Ok(());
             };
             after = last.leaf.leaf;
-            for state in page.into_iter().filter(|state| state.leaf.leaf < size) {
-                let held = self.held(&state, since).await?;
-                self.line(&Line::from(state.leaf))?;
-                if let Some(held) = held {
+            let is_there = |state: &LeafAsOf| state.is_used && state.leaf.leaf < size;
+            for LeafAsOf { leaf, held, .. } in page.into_iter().filter(is_there) {
+                self.line(&Line::from(leaf))?;
+                if let Some(held) = held.filter(|_| since > 0) {
                     self.line(&Line::from(held))?;
                 }
             }
         }
-    }
-
-    async fn held(&self, state: &LeafState, since: i64) -> Result<Option<LeafChange>, StoreError> {
-        if since == 0 {
-            return Ok(None);
-        }
-        let change = |state: &LeafState| LeafChange {
-            checkpoint: state.checkpoint,
-            leaf: state.leaf.leaf,
-            head: state.head,
-        };
-        if state.checkpoint <= since {
-            return Ok(Some(change(state)));
-        }
-        let chain = Some(state.leaf.chain.as_str());
-        let then = self
-            .checkpoints
-            .leaves_of(state.leaf.user_id, chain, since)
-            .await?;
-        Ok(then.first().map(change))
     }
 
     async fn changes(&mut self, since: i64, newest: i64) -> Result<(), Error> {
@@ -145,33 +127,105 @@ impl Export<'_> {
             };
             after = Some(users.last);
             self.line(&Line::Batch {})?;
-            let known = self.known(&heads, since).await?;
+            let parts = self.parts(users, &heads, since).await?;
             for head in heads {
                 self.line(&Line::from(head))?;
             }
-            self.rows(users, &known).await?;
-            if since == 0 {
+            if since > 0 {
+                self.parts_of_chains(parts).await?;
+            } else {
+                self.rows(users).await?;
                 self.transactions(users).await?;
                 self.entries(users).await?;
             }
         }
     }
 
-    /// What the checkpoint that an incremental export follows had of these users.
-    async fn known(&self, heads: &[ExportHead], since: i64) -> Result<Vec<LeafState>, StoreError> {
-        let mut known = Vec::new();
+    /// Of an incremental export, what these chains have more than the checkpoint that it follows, up to their heads.
+    async fn parts(
+        &self,
+        users: UserRange,
+        heads: &[ExportHead],
+        since: i64,
+    ) -> Result<VecDeque<ChainPart>, StoreError> {
         if since == 0 {
-            return Ok(known);
+            return Ok(VecDeque::new());
         }
-        let mut users: Vec<UserId> = heads.iter().map(|head| head.user_id).collect();
-        users.dedup();
-        for user in users {
-            known.extend(self.checkpoints.leaves_of(user, None, since).await?);
-        }
-        Ok(known)
+        let known = self.checkpoints.leaves_of_users(users, since).await?;
+        let known: HashMap<_, _> = known
+            .iter()
+            .map(|state| {
+                (
+                    (state.leaf.user_id, state.leaf.chain.as_str()),
+                    state.head.seq,
+                )
+            })
+            .collect();
+        let part = |head: &ExportHead| {
+            let held = known.get(&(head.user_id, head.chain.as_str()));
+            ChainPart {
+                user_id: head.user_id,
+                chain: head.chain.clone(),
+                after: held.copied().unwrap_or(0),
+                through: head.head.seq,
+            }
+        };
+        Ok(heads
+            .iter()
+            .map(part)
+            .filter(|part| part.rows() > 0)
+            .collect())
     }
 
-    async fn rows(&mut self, users: UserRange, known: &[LeafState]) -> Result<(), Error> {
+    /// As many short parts at once as a read has lines, and long ones by themselves.
+    async fn parts_of_chains(&mut self, mut parts: VecDeque<ChainPart>) -> Result<(), Error> {
+        let most = u64::from(LINES);
+        while let Some(part) = parts.pop_front() {
+            if part.rows() > most {
+                self.long_part(&part).await?;
+                continue;
+            }
+            let (mut together, mut rows) = (Vec::new(), part.rows());
+            together.push(part);
+            while let Some(next) =
+                parts.pop_front_if(|next| rows.saturating_add(next.rows()) <= most)
+            {
+                rows = rows.saturating_add(next.rows());
+                together.push(next);
+            }
+            for row in self.store.export_parts(&together).await? {
+                self.line(&Line::Row(Box::new(row.into())))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// By the rows that there are: a head may say any number.
+    async fn long_part(&mut self, part: &ChainPart) -> Result<(), Error> {
+        let user = UserRange {
+            first: part.user_id,
+            last: part.user_id,
+        };
+        let mut after = part.after;
+        loop {
+            let place = Some((part.user_id, part.chain.as_str(), after));
+            let page = self.store.export_rows(user, place, LINES).await?;
+            let Some(last) = page.last() else {
+                return Ok(());
+            };
+            let is_of_it = |row: &Entry| row.chain == part.chain && row.seq <= part.through;
+            let goes_on = is_of_it(last);
+            after = last.seq;
+            for row in page.into_iter().filter(is_of_it) {
+                self.line(&Line::Row(Box::new(row.into())))?;
+            }
+            if !goes_on {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn rows(&mut self, users: UserRange) -> Result<(), Error> {
         let mut after: Option<(UserId, String, i64)> = None;
         loop {
             let place = after
@@ -182,14 +236,7 @@ impl Export<'_> {
                 return Ok(());
             };
             after = Some((last.user_id, last.chain.clone(), last.seq));
-            let is_new = |row: &Entry| {
-                !known.iter().any(|state| {
-                    state.leaf.user_id == row.user_id
-                        && state.leaf.chain == row.chain
-                        && row.seq <= state.head.seq
-                })
-            };
-            for row in page.into_iter().filter(is_new) {
+            for row in page {
                 self.line(&Line::Row(Box::new(row.into())))?;
             }
         }

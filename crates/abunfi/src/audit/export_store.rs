@@ -60,6 +60,24 @@ pub struct UserRange {
     pub last: UserId,
 }
 
+/// Rows of one chain: those after the one `seq` and up to the other.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChainPart {
+    pub user_id: UserId,
+    pub chain: String,
+    pub after: i64,
+    pub through: i64,
+}
+
+impl ChainPart {
+    /// How many rows it has, if none is missing.
+    #[must_use]
+    pub fn rows(&self) -> u64 {
+        let rows = self.through.saturating_sub(self.after);
+        u64::try_from(rows).unwrap_or_default()
+    }
+}
+
 #[async_trait]
 pub trait ExportStore: Send + Sync + std::fmt::Debug {
     /// The next `users` users after `after` who have a chain, all heads of each, in one short snapshot, by
@@ -77,6 +95,10 @@ pub trait ExportStore: Send + Sync + std::fmt::Debug {
         after: Option<(UserId, &str, i64)>,
         limit: u32,
     ) -> Result<Vec<Entry>, StoreError>;
+
+    /// All rows of these parts, in their order, and by `seq` in each: as many as they are long, so the caller
+    /// sees to it that they are few.
+    async fn export_parts(&self, parts: &[ChainPart]) -> Result<Vec<Entry>, StoreError>;
 
     /// Transactions by user and id, after that place, at most `limit`.
     async fn export_transactions(

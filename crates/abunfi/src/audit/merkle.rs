@@ -109,6 +109,19 @@ pub struct Tree {
 }
 
 impl Tree {
+    /// All leaves at once, which costs a hash for each instead of one for each level.
+    #[must_use]
+    pub fn of(leaves: Vec<Hash>) -> Self {
+        let mut tree = Self::default();
+        let mut level = leaves;
+        while level.len() > 1 {
+            let above = level_above(&level);
+            tree.levels.push(std::mem::replace(&mut level, above));
+        }
+        tree.levels.push(level);
+        tree
+    }
+
     #[must_use]
     pub fn size(&self) -> usize {
         self.levels.first().map_or(0, Vec::len)

@@ -39,9 +39,9 @@ mod store;
 mod tests;
 pub mod verify;
 
-pub use checkpoint_store::{Attempt, CheckpointStore, LeafState, StoredTile};
+pub use checkpoint_store::{Attempt, CheckpointStore, LeafAsOf, LeafState, StoredTile};
 pub use export_store::{
-    Balances, ExportHead, ExportStore, ExportedEntry, ExportedTransaction, UserRange,
+    Balances, ChainPart, ExportHead, ExportStore, ExportedEntry, ExportedTransaction, UserRange,
 };
 pub use service::{Checkpointed, Error, Exported, Progress, Service};
 pub use store::{HistoryCursor, Store};

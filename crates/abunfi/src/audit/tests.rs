@@ -77,7 +77,18 @@ fn built_from_the_bottom_it_is_the_tree_that_the_rfc_defines_from_the_top() {
         let hashes = leaves(size);
         assert_eq!(root(&hashes), mth(&hashes), "{size}");
         assert_eq!(tree.root(), mth(&hashes), "{size}");
+        // Made at once it is the same, and goes on as the same.
+        let mut at_once = Tree::of(hashes.clone());
+        assert_eq!(
+            (at_once.size(), at_once.root()),
+            (hashes.len(), mth(&hashes))
+        );
         assert!(tree.set(tree.size(), leaf(size)));
+        assert!(at_once.set(at_once.size(), leaf(size)));
+        let middle = hashes.len() / 2;
+        let (mut one, mut other) = (tree.clone(), at_once);
+        assert!(one.set(middle, leaf(999)) && other.set(middle, leaf(999)));
+        assert_eq!(one.root(), other.root(), "{size}");
     }
     assert!(!tree.set(1_000, GENESIS), "no leaf is left out");
 }

@@ -25,6 +25,7 @@ mod checkpoints;
 mod finding;
 mod large;
 mod page;
+mod replay;
 pub mod rows;
 mod run;
 mod store;
@@ -64,7 +65,8 @@ pub struct Options {
     pub public_keys: Vec<PublicKey>,
     /// A checkpoint that was published: the database must have that very one.
     pub anchor: Option<Anchor>,
-    /// Only chains that have changed since the checkpoint of that number, from their rows in it on.
+    /// Only chains that have changed since the checkpoint of that number, from their rows in it on, and roots of
+    /// checkpoints from it on. Reads a row for each checkpoint, chain and leaf there is, and else what is new.
     pub since: Option<i64>,
 }
 

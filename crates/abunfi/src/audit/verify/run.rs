@@ -20,6 +20,8 @@ const PAGE_USERS: usize = 4_096;
 /// Rows of all kinds in a page, for each audit row that it was planned with: beyond it has grown, or has
 /// more than its heads say, and is read user by user.
 const FULL: u64 = 8;
+/// Ranges that one with too much that is new is read in.
+const SPLIT: usize = 16;
 /// Added to that, so that small pages are not cut for nothing.
 const SPARE: u64 = 64;
 /// Users whose sizes are read at once.
@@ -149,6 +151,27 @@ fn cut(from: Uuid, through: Uuid, sizes: &[Size], page_rows: u64) -> Vec<Part> {
     parts
 }
 
+/// Ranges that cover every id from `from` to `through`, each with about the same number of these users, who are
+/// in the order of their ids; at most [`SPLIT`]. A single one: it cannot be split.
+fn split(from: Uuid, through: Uuid, users: &[Uuid]) -> Vec<(Uuid, Uuid)> {
+    let end = users.partition_point(|user| *user <= through);
+    let users = users.get(..end).unwrap_or(users);
+    let mut ranges = Vec::new();
+    let mut start = from;
+    for first in users
+        .chunks(users.len().div_ceil(SPLIT).max(1))
+        .skip(1)
+        .filter_map(|chunk| chunk.first())
+    {
+        if let Some(last) = before(*first).filter(|last| *last >= start) {
+            ranges.push((start, last));
+        }
+        start = *first;
+    }
+    ranges.push((start, through));
+    ranges
+}
+
 fn before(user: Uuid) -> Option<Uuid> {
     user.as_u128().checked_sub(1).map(Uuid::from_u128)
 }
@@ -201,6 +224,7 @@ impl Run {
                     self.read(judged.counts.audit_rows);
                     Ok(judged)
                 }
+                None if self.since.is_some() => self.in_smaller_parts(from, through).await,
                 None => self.one_by_one(from, through).await,
             },
         }
@@ -234,6 +258,33 @@ impl Run {
         }
     }
 
+    /// Of a range with more that is new than a page holds. Only a single user of whom that can be said is read
+    /// whole.
+    async fn in_smaller_parts(&self, from: Uuid, through: Uuid) -> Result<Judged, StoreError> {
+        let mut all = Parts::of(self.most);
+        let mut ranges = vec![(from, through)];
+        while let Some((from, through)) = ranges.pop() {
+            let judged = match self.users(from, through).await? {
+                Some(judged) => {
+                    self.read(judged.counts.audit_rows);
+                    judged
+                }
+                None => {
+                    let (sizes, _) = self.store.sizes(from, SIZES).await?;
+                    let users: Vec<Uuid> = sizes.into_iter().map(|(user, _)| user).collect();
+                    let smaller = split(from, through, &users);
+                    if smaller.len() > 1 {
+                        ranges.extend(smaller.into_iter().rev());
+                        continue;
+                    }
+                    self.one_by_one(from, through).await?
+                }
+            };
+            all.add(judged);
+        }
+        Ok(all.into_judged())
+    }
+
     async fn large(&self, user: Uuid) -> Result<Judged, StoreError> {
         let mut attempt = 1;
         loop {
@@ -251,8 +302,7 @@ impl Run {
 
     /// Reads every user of a page on its own: who has grown, or has more rows than its heads say, in parts.
     async fn one_by_one(&self, from: Uuid, through: Uuid) -> Result<Judged, StoreError> {
-        let (mut all, mut next) = (Found::default(), Some(from));
-        let mut findings = Findings::keeping(self.most);
+        let (mut all, mut next) = (Parts::of(self.most), Some(from));
         while let Some(start) = next.filter(|next| *next <= through) {
             let Some(user) = self.store.next_user(start).await? else {
                 break;
@@ -260,23 +310,42 @@ impl Run {
             if user > through {
                 break;
             }
-            let judged = self.large(user).await?;
-            all.add(
-                1,
-                Judged {
-                    findings: Findings::keeping(0),
-                    ..judged
-                },
-                0,
-            );
-            findings.append(judged.findings);
+            all.add(self.large(user).await?);
             next = after(user);
         }
-        Ok(Judged {
-            findings,
-            counts: all.counts,
-            assets: all.assets,
-        })
+        Ok(all.into_judged())
+    }
+}
+
+/// What the parts of a part come to, one after the other.
+struct Parts {
+    all: Found,
+    findings: Findings,
+}
+
+impl Parts {
+    fn of(most: usize) -> Self {
+        Self {
+            all: Found::default(),
+            findings: Findings::keeping(most),
+        }
+    }
+
+    fn add(&mut self, judged: Judged) {
+        let counted = Judged {
+            findings: Findings::keeping(0),
+            ..judged
+        };
+        self.all.add(1, counted, 0);
+        self.findings.append(judged.findings);
+    }
+
+    fn into_judged(self) -> Judged {
+        Judged {
+            findings: self.findings,
+            counts: self.all.counts,
+            assets: self.all.assets,
+        }
     }
 }
 
@@ -414,6 +483,34 @@ mod tests {
                 assert_eq!(is_large, rows > PAGE_ROWS, "{parts:?}");
             }
         }
+    }
+
+    #[test]
+    fn smaller_ranges_cover_every_id_and_come_down_to_single_users() {
+        for count in [0_usize, 1, 2, 15, 16, 17, 100, 4_096] {
+            let users: Vec<Uuid> = (0_u128..).step_by(3).take(count).map(id).collect();
+            let through = id(3 * 4_096);
+            let ranges = split(id(0), through, &users);
+            let parts: Vec<Part> = ranges
+                .iter()
+                .map(|&(from, through)| Part::Users { from, through })
+                .collect();
+            assert_covers(&parts, id(0), through);
+            assert_eq!(ranges.len() > 1, count > 1, "{count}");
+            assert!(ranges.len() <= SPLIT, "{count}");
+            for (from, through) in ranges {
+                let inside = |user: &&Uuid| (from..=through).contains(*user);
+                let most = count.div_ceil(SPLIT).max(1);
+                assert!(users.iter().filter(inside).count() <= most, "{count}");
+            }
+        }
+        // Of those that come after it, a range takes none.
+        let users: Vec<Uuid> = (0..9).map(id).collect();
+        assert_eq!(split(id(2), id(2), &users[2..]), [(id(2), id(2))]);
+        assert_eq!(
+            split(id(2), id(3), &users[2..]),
+            [(id(2), id(2)), (id(3), id(3))]
+        );
     }
 
     #[test]

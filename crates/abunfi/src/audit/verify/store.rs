@@ -30,8 +30,9 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     async fn users(&self, from: Uuid, through: Uuid, sink: &mut dyn Sink)
     -> Result<(), StoreError>;
 
-    /// Of the users from `from` to `through` the chains whose heads are not where checkpoint `since` has them:
-    /// their rows from that one on, and the transactions that the rows after it changed, whole.
+    /// Of the users from `from` to `through` the chains that changed since checkpoint `since`: whose heads are not
+    /// where it has them, or whose leaves later checkpoints changed, or which have rows beyond their heads. Their
+    /// rows from the one that it has on, and the transactions that the rows after it changed, whole.
     async fn users_since(
         &self,
         from: Uuid,

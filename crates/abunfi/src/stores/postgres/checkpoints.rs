@@ -5,24 +5,19 @@ use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, Row};
 use uuid::Uuid;
 
-use super::Postgres;
 use super::columns::{Columns, at, column, limit};
 use super::error::{Abort, undecodable, unexpected};
 use super::lane::scoped;
+use super::{Postgres, leaves};
 use crate::audit::checkpoint::{Checkpoint, Leaf, LeafChange, Seal, Signer};
 use crate::audit::making::{self, Found, Look, Rows, State};
 use crate::audit::merkle::Tile;
-use crate::audit::{Attempt, CheckpointStore, Hash, Head, LeafState, StoredTile};
+use crate::audit::{
+    Attempt, CheckpointStore, Hash, Head, LeafAsOf, LeafState, StoredTile, UserRange,
+};
 use crate::clock::Timestamp;
 use crate::error::StoreError;
 use crate::ids::UserId;
-
-/// What is read back as a [`LeafState`]: a leaf and its newest change up to checkpoint `$2`.
-const LEAF_STATES: &str = "SELECT l.user_id, l.chain, l.leaf, c.checkpoint, c.seq, c.hash
-    FROM chain_leaves AS l
-    CROSS JOIN LATERAL (
-        SELECT * FROM leaf_changes AS c WHERE c.leaf = l.leaf AND c.checkpoint <= $2
-        ORDER BY c.checkpoint DESC LIMIT 1) AS c ";
 
 #[async_trait]
 impl CheckpointStore for Postgres {
@@ -101,32 +96,28 @@ impl CheckpointStore for Postgres {
 
     async fn leaf_changes(
         &self,
-        (checkpoint, leaf): (i64, i64),
+        after: (i64, i64),
         rows: u32,
     ) -> Result<Vec<LeafChange>, StoreError> {
         self.trail
-            .read(|connection| {
-                scoped(async move {
-                    sqlx::query(
-                        "SELECT * FROM leaf_changes WHERE (checkpoint, leaf) > ($1, $2)
-                         ORDER BY checkpoint, leaf LIMIT $3",
-                    )
-                    .bind(checkpoint)
-                    .bind(leaf)
-                    .bind(limit(rows))
-                    .fetch_all(connection)
-                    .await?
-                    .iter()
-                    .map(leaf_change)
-                    .collect()
-                })
-            })
+            .read(|connection| scoped(leaves::changes(connection, after, rows)))
             .await
     }
 
     async fn leaves(&self, after: i64, rows: u32) -> Result<Vec<LeafState>, StoreError> {
         self.trail
-            .read(|connection| scoped(leaves(connection, after, rows)))
+            .read(|connection| scoped(leaves::now(connection, after, rows)))
+            .await
+    }
+
+    async fn leaves_as_of(
+        &self,
+        number: i64,
+        after: i64,
+        rows: u32,
+    ) -> Result<Vec<LeafAsOf>, StoreError> {
+        self.trail
+            .read(|connection| scoped(leaves::as_of(connection, number, after, rows)))
             .await
     }
 
@@ -137,25 +128,7 @@ impl CheckpointStore for Postgres {
         rows: u32,
     ) -> Result<Vec<Leaf>, StoreError> {
         self.trail
-            .read(|connection| {
-                scoped(async move {
-                    sqlx::query(
-                        "SELECT l.user_id, l.chain, l.leaf FROM chain_leaves AS l
-                         WHERE l.leaf > $1 AND l.leaf <= $2
-                             AND NOT EXISTS (SELECT 1 FROM leaf_changes AS c
-                                 WHERE c.leaf = l.leaf AND c.leaf > $1 AND c.leaf <= $2)
-                         ORDER BY l.leaf LIMIT $3",
-                    )
-                    .bind(after)
-                    .bind(through)
-                    .bind(limit(rows))
-                    .fetch_all(connection)
-                    .await?
-                    .iter()
-                    .map(leaf)
-                    .collect()
-                })
-            })
+            .read(|connection| scoped(leaves::unused(connection, after, through, rows)))
             .await
     }
 
@@ -166,23 +139,17 @@ impl CheckpointStore for Postgres {
         number: i64,
     ) -> Result<Vec<LeafState>, StoreError> {
         self.trail
-            .read(|connection| {
-                scoped(async move {
-                    let sql = sqlx::AssertSqlSafe(format!(
-                        "{LEAF_STATES} WHERE l.user_id = $1 AND ($3::text IS NULL OR l.chain = $3)
-                         ORDER BY l.leaf"
-                    ));
-                    sqlx::query(sql)
-                        .bind(user_id.0)
-                        .bind(number)
-                        .bind(chain)
-                        .fetch_all(connection)
-                        .await?
-                        .iter()
-                        .map(leaf_state)
-                        .collect()
-                })
-            })
+            .read(|connection| scoped(leaves::of_user(connection, user_id, chain, number)))
+            .await
+    }
+
+    async fn leaves_of_users(
+        &self,
+        users: UserRange,
+        number: i64,
+    ) -> Result<Vec<LeafState>, StoreError> {
+        self.trail
+            .read(|connection| scoped(leaves::of_users(connection, users, number)))
             .await
     }
 
@@ -383,7 +350,7 @@ impl Rows for Work<'_> {
     }
 
     async fn leaves(&mut self, after: i64, rows: u32) -> Result<Vec<LeafState>, Self::Error> {
-        Ok(leaves(self.connection, after, rows).await?)
+        Ok(leaves::now(self.connection, after, rows).await?)
     }
 }
 
@@ -474,25 +441,6 @@ async fn newest(connection: &mut PgConnection) -> Result<Option<Checkpoint>, sql
     .transpose()
 }
 
-async fn leaves(
-    connection: &mut PgConnection,
-    after: i64,
-    rows: u32,
-) -> Result<Vec<LeafState>, sqlx::Error> {
-    let sql = sqlx::AssertSqlSafe(format!(
-        "{LEAF_STATES} WHERE l.leaf > $1 ORDER BY l.leaf LIMIT $3"
-    ));
-    sqlx::query(sql)
-        .bind(after)
-        .bind(i64::MAX)
-        .bind(limit(rows))
-        .fetch_all(connection)
-        .await?
-        .iter()
-        .map(leaf_state)
-        .collect()
-}
-
 fn found(row: &PgRow) -> Result<Option<Found>, sqlx::Error> {
     let Some(user_id) = row.optional_id("user_id")? else {
         return Ok(None);
@@ -532,37 +480,6 @@ fn checkpoint(row: &PgRow) -> Result<Checkpoint, sqlx::Error> {
                 public_key,
                 signature,
             }),
-    })
-}
-
-fn head(row: &PgRow) -> Result<Head, sqlx::Error> {
-    Ok(Head {
-        seq: row.integer("seq")?,
-        hash: row.hash("hash")?,
-    })
-}
-
-fn leaf_change(row: &PgRow) -> Result<LeafChange, sqlx::Error> {
-    Ok(LeafChange {
-        checkpoint: row.integer("checkpoint")?,
-        leaf: row.integer("leaf")?,
-        head: head(row)?,
-    })
-}
-
-fn leaf(row: &PgRow) -> Result<Leaf, sqlx::Error> {
-    Ok(Leaf {
-        leaf: row.integer("leaf")?,
-        user_id: row.id("user_id")?,
-        chain: row.text("chain")?,
-    })
-}
-
-fn leaf_state(row: &PgRow) -> Result<LeafState, sqlx::Error> {
-    Ok(LeafState {
-        leaf: leaf(row)?,
-        head: head(row)?,
-        checkpoint: row.integer("checkpoint")?,
     })
 }
 

@@ -4,12 +4,12 @@ use async_trait::async_trait;
 use sqlx::postgres::PgRow;
 use uuid::Uuid;
 
-use super::columns::{Columns, limit};
+use super::columns::{Columns, column, limit};
 use super::lane::scoped;
 use super::{Postgres, audit};
 use crate::audit::{
-    Balances, Entry, ExportHead, ExportStore, ExportedEntry, ExportedTransaction, Head, UserRange,
-    drafts,
+    Balances, ChainPart, Entry, ExportHead, ExportStore, ExportedEntry, ExportedTransaction, Head,
+    UserRange, drafts,
 };
 use crate::clock::Timestamp;
 use crate::context::Context;
@@ -67,6 +67,25 @@ impl ExportStore for Postgres {
                     .iter()
                     .map(|row| audit::audit_row(row).map(|row| row.entry))
                     .collect()
+                })
+            })
+            .await
+    }
+
+    async fn export_parts(&self, parts: &[ChainPart]) -> Result<Vec<Entry>, StoreError> {
+        self.trail
+            .read(|connection| {
+                scoped(async move {
+                    sqlx::query(PARTS)
+                        .bind(column(parts, |part| part.user_id.0))
+                        .bind(column(parts, |part| part.chain.as_str()))
+                        .bind(column(parts, |part| part.after))
+                        .bind(column(parts, |part| part.through))
+                        .fetch_all(connection)
+                        .await?
+                        .iter()
+                        .map(|row| audit::audit_row(row).map(|row| row.entry))
+                        .collect()
                 })
             })
             .await
@@ -162,6 +181,16 @@ impl ExportStore for Postgres {
             .await
     }
 }
+
+/// OFFSET 0: part by part by the primary key, whatever the server thinks of their number.
+const PARTS: &str = "
+    SELECT entry.*, NULL::text AS reason
+    FROM unnest($1::uuid[], $2::text[], $3::bigint[], $4::bigint[]) WITH ORDINALITY
+        AS part (user_id, chain, after, through, place)
+    CROSS JOIN LATERAL (
+        SELECT * FROM audit AS a WHERE a.user_id = part.user_id AND a.chain = part.chain
+            AND a.seq > part.after AND a.seq <= part.through OFFSET 0) AS entry
+    ORDER BY part.place, entry.seq";
 
 const HEADS: &str = "
     WITH page AS MATERIALIZED (

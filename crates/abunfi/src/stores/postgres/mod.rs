@@ -32,6 +32,7 @@ mod export;
 mod heads;
 mod keys;
 mod lane;
+mod leaves;
 mod ledger;
 mod logs;
 mod open;

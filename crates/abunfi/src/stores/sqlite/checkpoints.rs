@@ -6,30 +6,18 @@ use sqlx::Row;
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
 use uuid::Uuid;
 
-use super::Sqlite;
 use super::columns::{Columns, hex, row_list};
 use super::error::{Abort, undecodable};
+use super::{Sqlite, leaves};
 use crate::audit::checkpoint::{Checkpoint, Leaf, LeafChange, Seal, Signer};
 use crate::audit::making::{self, Found, Look, Rows, State};
 use crate::audit::merkle::Tile;
-use crate::audit::{Attempt, CheckpointStore, Hash, Head, LeafState, StoredTile};
+use crate::audit::{
+    Attempt, CheckpointStore, Hash, Head, LeafAsOf, LeafState, StoredTile, UserRange,
+};
 use crate::clock::Timestamp;
 use crate::error::{StoreError, StoreKind};
 use crate::ids::UserId;
-
-/// What is read back as a [`LeafState`]: a leaf and its newest change up to checkpoint `?2`.
-macro_rules! select_leaf_states {
-    ($rest:literal) => {
-        concat!(
-            "SELECT l.user_id, l.chain, l.leaf, c.checkpoint, c.seq, c.hash
-             FROM chain_leaves AS l
-             JOIN leaf_changes AS c ON c.leaf = l.leaf AND c.checkpoint = (
-                 SELECT max(last.checkpoint) FROM leaf_changes AS last
-                 WHERE last.leaf = l.leaf AND last.checkpoint <= ?2) ",
-            $rest
-        )
-    };
-}
 
 #[async_trait]
 impl CheckpointStore for Sqlite {
@@ -98,30 +86,28 @@ impl CheckpointStore for Sqlite {
 
     async fn leaf_changes(
         &self,
-        (checkpoint, leaf): (i64, i64),
+        after: (i64, i64),
         limit: u32,
     ) -> Result<Vec<LeafChange>, StoreError> {
         self.relational
-            .read(async |connection| {
-                sqlx::query(
-                    "SELECT * FROM leaf_changes WHERE (checkpoint, leaf) > (?1, ?2)
-                     ORDER BY checkpoint, leaf LIMIT ?3",
-                )
-                .bind(checkpoint)
-                .bind(leaf)
-                .bind(limit)
-                .fetch_all(connection)
-                .await?
-                .iter()
-                .map(leaf_change)
-                .collect()
-            })
+            .read(async |connection| leaves::changes(connection, after, limit).await)
             .await
     }
 
     async fn leaves(&self, after: i64, limit: u32) -> Result<Vec<LeafState>, StoreError> {
         self.relational
-            .read(async |connection| leaves(connection, after, limit).await)
+            .read(async |connection| leaves::now(connection, after, limit).await)
+            .await
+    }
+
+    async fn leaves_as_of(
+        &self,
+        number: i64,
+        after: i64,
+        limit: u32,
+    ) -> Result<Vec<LeafAsOf>, StoreError> {
+        self.relational
+            .read(async |connection| leaves::as_of(connection, number, after, limit).await)
             .await
     }
 
@@ -132,22 +118,7 @@ impl CheckpointStore for Sqlite {
         limit: u32,
     ) -> Result<Vec<Leaf>, StoreError> {
         self.relational
-            .read(async |connection| {
-                sqlx::query(
-                    "SELECT l.user_id, l.chain, l.leaf FROM chain_leaves AS l
-                     WHERE l.leaf > ?1 AND l.leaf <= ?2
-                         AND NOT EXISTS (SELECT 1 FROM leaf_changes AS c WHERE c.leaf = l.leaf)
-                     ORDER BY l.leaf LIMIT ?3",
-                )
-                .bind(after)
-                .bind(through)
-                .bind(limit)
-                .fetch_all(connection)
-                .await?
-                .iter()
-                .map(leaf)
-                .collect()
-            })
+            .read(async |connection| leaves::unused(connection, after, through, limit).await)
             .await
     }
 
@@ -158,19 +129,17 @@ impl CheckpointStore for Sqlite {
         number: i64,
     ) -> Result<Vec<LeafState>, StoreError> {
         self.relational
-            .read(async |connection| {
-                sqlx::query(select_leaf_states!(
-                    "WHERE l.user_id = ?1 AND (?3 IS NULL OR l.chain = ?3) ORDER BY l.leaf"
-                ))
-                .bind(user_id.0)
-                .bind(number)
-                .bind(chain)
-                .fetch_all(connection)
-                .await?
-                .iter()
-                .map(leaf_state)
-                .collect()
-            })
+            .read(async |connection| leaves::of_user(connection, user_id, chain, number).await)
+            .await
+    }
+
+    async fn leaves_of_users(
+        &self,
+        users: UserRange,
+        number: i64,
+    ) -> Result<Vec<LeafState>, StoreError> {
+        self.relational
+            .read(async |connection| leaves::of_users(connection, users, number).await)
             .await
     }
 
@@ -360,7 +329,7 @@ impl Rows for Work<'_> {
     }
 
     async fn leaves(&mut self, after: i64, limit: u32) -> Result<Vec<LeafState>, Self::Error> {
-        Ok(leaves(self.connection, after, limit).await?)
+        Ok(leaves::now(self.connection, after, limit).await?)
     }
 }
 
@@ -407,24 +376,6 @@ async fn newest(connection: &mut SqliteConnection) -> Result<Option<Checkpoint>,
     .transpose()
 }
 
-async fn leaves(
-    connection: &mut SqliteConnection,
-    after: i64,
-    limit: u32,
-) -> Result<Vec<LeafState>, sqlx::Error> {
-    sqlx::query(select_leaf_states!(
-        "WHERE l.leaf > ?1 ORDER BY l.leaf LIMIT ?3"
-    ))
-    .bind(after)
-    .bind(i64::MAX)
-    .bind(limit)
-    .fetch_all(connection)
-    .await?
-    .iter()
-    .map(leaf_state)
-    .collect()
-}
-
 fn found(row: &SqliteRow) -> Result<Found, sqlx::Error> {
     let seq = row.optional_integer("seq")?;
     Ok(Found {
@@ -462,37 +413,6 @@ fn checkpoint(row: &SqliteRow) -> Result<Checkpoint, sqlx::Error> {
                 public_key,
                 signature,
             }),
-    })
-}
-
-fn head(row: &SqliteRow) -> Result<Head, sqlx::Error> {
-    Ok(Head {
-        seq: row.integer("seq")?,
-        hash: row.hash("hash")?,
-    })
-}
-
-fn leaf_change(row: &SqliteRow) -> Result<LeafChange, sqlx::Error> {
-    Ok(LeafChange {
-        checkpoint: row.integer("checkpoint")?,
-        leaf: row.integer("leaf")?,
-        head: head(row)?,
-    })
-}
-
-fn leaf(row: &SqliteRow) -> Result<Leaf, sqlx::Error> {
-    Ok(Leaf {
-        leaf: row.integer("leaf")?,
-        user_id: row.id("user_id")?,
-        chain: row.text("chain")?,
-    })
-}
-
-fn leaf_state(row: &SqliteRow) -> Result<LeafState, sqlx::Error> {
-    Ok(LeafState {
-        leaf: leaf(row)?,
-        head: head(row)?,
-        checkpoint: row.integer("checkpoint")?,
     })
 }
 

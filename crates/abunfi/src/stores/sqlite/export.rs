@@ -1,14 +1,15 @@
 //! Reading the books for an export, and erasing what is personal in the trail.
 
 use async_trait::async_trait;
+use serde_json::json;
 use sqlx::sqlite::SqliteRow;
 use uuid::Uuid;
 
-use super::columns::Columns;
+use super::columns::{Columns, hex, row_list};
 use super::{Sqlite, audit};
 use crate::audit::{
-    Balances, Entry, ExportHead, ExportStore, ExportedEntry, ExportedTransaction, Head, UserRange,
-    drafts,
+    Balances, ChainPart, Entry, ExportHead, ExportStore, ExportedEntry, ExportedTransaction, Head,
+    UserRange, drafts,
 };
 use crate::clock::Timestamp;
 use crate::context::Context;
@@ -63,6 +64,28 @@ impl ExportStore for Sqlite {
                 .iter()
                 .map(|row| audit::audit_row(row).map(|row| row.entry))
                 .collect()
+            })
+            .await
+    }
+
+    async fn export_parts(&self, parts: &[ChainPart]) -> Result<Vec<Entry>, StoreError> {
+        let parts = row_list(parts, |part| {
+            json!([
+                hex(part.user_id.0.as_bytes()),
+                part.chain,
+                part.after,
+                part.through
+            ])
+        });
+        self.relational
+            .read(async |connection| {
+                sqlx::query(PARTS)
+                    .bind(parts)
+                    .fetch_all(connection)
+                    .await?
+                    .iter()
+                    .map(|row| audit::audit_row(row).map(|row| row.entry))
+                    .collect()
             })
             .await
     }
@@ -150,6 +173,14 @@ impl ExportStore for Sqlite {
             .await
     }
 }
+
+/// CROSS JOIN: SQLite keeps that order of the two.
+const PARTS: &str = "
+    SELECT entry.*, NULL AS reason
+    FROM json_each(?1) AS part
+    CROSS JOIN audit AS entry ON entry.user_id = unhex(part.value ->> 0) AND entry.chain = part.value ->> 1
+        AND entry.seq > part.value ->> 2 AND entry.seq <= part.value ->> 3
+    ORDER BY part.key, entry.seq";
 
 const HEADS: &str = "
     WITH page AS (

@@ -33,7 +33,7 @@ on_every_backend!(
     an_anchor_finds_checkpoints_that_were_written_anew,
 );
 
-fn number(number: i64) -> Place {
+pub(super) fn number(number: i64) -> Place {
     Place::Checkpoint { number }
 }
 
@@ -152,7 +152,7 @@ async fn another_key_is_found(stores: &Relational) {
 }
 
 /// As from before there was a rule that none is made after a signed one.
-async fn unsigned(stores: &Relational, number: i64) {
+pub(super) async fn unsigned(stores: &Relational, number: i64) {
     let sql = format!(
         "UPDATE checkpoints SET public_key = NULL, signature = NULL WHERE number = {number}"
     );
@@ -281,7 +281,7 @@ async fn the_deleted_newest_checkpoint_is_found(stores: &Relational) {
 }
 
 /// Takes An's newest deposit back, as if it had never been: rows, entries, transaction, balance, head.
-async fn cut_off(stores: &Relational, user: UserId) {
+pub(super) async fn cut_off(stores: &Relational, user: UserId) {
     let rows = stores.check_chain(user, "VND").await;
     let [.., before, last] = rows.as_slice() else {
         panic!("too few rows");
@@ -341,7 +341,7 @@ async fn newest_rows_that_were_cut_off_are_found(stores: &Relational) {
 }
 
 /// Every row from `seq` on with another request, and new hashes for all of them.
-async fn write_anew(stores: &Relational, user: UserId, from: i64) -> Vec<Entry> {
+pub(super) async fn write_anew(stores: &Relational, user: UserId, from: i64) -> Vec<Entry> {
     let mut rows = stores.check_chain(user, "VND").await;
     let mut before = GENESIS;
     let mut statements = Vec::new();

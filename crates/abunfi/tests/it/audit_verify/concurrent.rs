@@ -71,7 +71,7 @@ async fn no_false_alarm_beside_postings_settling_and_checkpoints(stores: &Relati
             write(&stores, seed, &stop, &done).await
         }));
     }
-    let (mut read, mut during) = (0, 0);
+    let (mut read, mut during, mut newest) = (0, 0, None);
     for round in 0..MAX_ROUNDS {
         // As long as it takes to meet writes: on a busy machine few happen in one.
         if round >= ROUNDS && during > 100 {
@@ -80,20 +80,25 @@ async fn no_false_alarm_beside_postings_settling_and_checkpoints(stores: &Relati
         let before = done.load(Ordering::Relaxed);
         // Whole users in a snapshot, and every user in parts of a few rows, turn by turn.
         let page_rows = if round % 2 == 0 { 8_192 } else { 9 };
-        let report = verify_with(
-            stores,
-            &Options {
+        // Everything, and what has changed since the newest checkpoint.
+        for since in [None, newest] {
+            let options = Options {
                 workers: 2,
                 page_rows,
+                since,
                 ..Options::default()
-            },
-        )
-        .await;
-        assert!(report.clean, "round {round}: {:#?}", report.findings);
-        read += report.read.audit_rows;
+            };
+            let report = verify_with(stores, &options).await;
+            assert!(
+                report.clean,
+                "round {round}, {since:?}: {:#?}",
+                report.findings
+            );
+            read += report.read.audit_rows;
+        }
         during += done.load(Ordering::Relaxed) - before;
         if round % 3 == 0 {
-            checkpoint(stores).await;
+            newest = Some(checkpoint(stores).await.number);
         }
     }
     stop.store(true, Ordering::Relaxed);

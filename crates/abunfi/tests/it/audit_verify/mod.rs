@@ -18,6 +18,7 @@ use crate::support::make::{
 use crate::support::{Backend, Relational};
 
 mod balances;
+mod base;
 mod checkpointed;
 mod concurrent;
 mod forged;

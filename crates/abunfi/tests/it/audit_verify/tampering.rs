@@ -227,7 +227,7 @@ async fn a_reason_that_was_deleted_after_an_erasure_is_found(stores: &Relational
 }
 
 /// Copies row 1 of An's chain to another place in it.
-fn copy(stores: &Relational, user: UserId, to: i64) -> String {
+pub(super) fn copy(stores: &Relational, user: UserId, to: i64) -> String {
     let user = id(stores, user.0);
     const SAME: &str = "transaction_id, action, previous_status, new_status, amount, shares, available_after,
         locked_after, shares_after, locked_shares_after, actor_kind, actor_id, actor_session_id, request_id,

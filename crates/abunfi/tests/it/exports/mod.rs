@@ -27,6 +27,7 @@ use crate::support::{Relational, on_every_backend};
 
 mod anchored;
 mod edits;
+mod incremental;
 mod late_key;
 mod streamed;
 

@@ -10,6 +10,7 @@ use tokio::sync::Barrier;
 
 mod backends;
 pub(crate) mod books;
+pub(crate) mod counted;
 pub(crate) mod make;
 pub(crate) mod random;
 mod raw;

@@ -137,6 +137,8 @@ pub(super) async fn users(
     Ok(())
 }
 
+/// A chain has changed if its head is not where the checkpoint has it; if a later checkpoint has it elsewhere, also
+/// when it was cut back to where it was; and if it has rows beyond its head, which nobody wrote who may.
 async fn changed(
     connection: &mut SqliteConnection,
     from: Uuid,
@@ -161,7 +163,11 @@ async fn changed(
          LEFT JOIN chain_leaves AS l ON l.user_id = h.user_id AND l.chain = h.chain
          LEFT JOIN leaf_changes AS c ON c.leaf = l.leaf AND c.checkpoint = (
              SELECT max(checkpoint) FROM leaf_changes WHERE leaf = l.leaf AND checkpoint <= ?3)
-         WHERE h.seq <> coalesce(c.seq, 0) OR h.hash <> c.hash",
+         WHERE h.seq <> coalesce(c.seq, 0) OR h.hash <> c.hash
+             OR EXISTS (SELECT 1 FROM leaf_changes AS later
+                 WHERE later.leaf = l.leaf AND later.checkpoint > ?3)
+             OR EXISTS (SELECT 1 FROM audit AS beyond
+                 WHERE beyond.user_id = h.user_id AND beyond.chain = h.chain AND beyond.seq > h.seq)",
     )
     .bind(from)
     .bind(through)
