@@ -116,8 +116,9 @@ impl Store for Plain {
         &self,
         user_id: UserId,
         at: Timestamp,
+        default_asset: &Asset,
     ) -> Result<Option<Vec<Balance>>, StoreError> {
-        self.inner.balances_at(user_id, at).await
+        self.inner.balances_at(user_id, at, default_asset).await
     }
 
     async fn transaction(

@@ -448,13 +448,16 @@ impl Service {
         self.store.balances(user_id).await
     }
 
-    /// As they were at `at`.
+    /// As they were at `at`. Before there was the user, there is no balance; since then, one in the default asset;
+    /// in another asset from its first change on. `None`: there is no such user.
     pub async fn balances_at(
         &self,
         user_id: UserId,
         at: Timestamp,
     ) -> Result<Option<Vec<Balance>>, StoreError> {
-        self.store.balances_at(user_id, at).await
+        self.store
+            .balances_at(user_id, at, &self.default_asset)
+            .await
     }
 
     pub async fn transaction(

@@ -246,11 +246,14 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     async fn balances(&self, user_id: UserId) -> Result<Option<Vec<Balance>>, StoreError>;
 
     /// The balances as they were at `at` (changes at that very time included), from the audit rows'
-    /// amounts and the entries; assets without a change by then are left out.
+    /// amounts and the entries. Accounts without a change by then are left out, but for those that were there
+    /// since their user was, by `at`: the one in `default_asset`, and any that nothing has changed to this day. They
+    /// are zeros of version 0.
     async fn balances_at(
         &self,
         user_id: UserId,
         at: Timestamp,
+        default_asset: &Asset,
     ) -> Result<Option<Vec<Balance>>, StoreError>;
 
     async fn transaction(

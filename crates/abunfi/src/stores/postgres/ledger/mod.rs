@@ -190,9 +190,10 @@ impl Store for Postgres {
         &self,
         user_id: UserId,
         then: Timestamp,
+        default_asset: &Asset,
     ) -> Result<Option<Vec<Balance>>, StoreError> {
         self.requests
-            .read(|conn| scoped(read::balances_at(conn, user_id, then)))
+            .read(|conn| scoped(read::balances_at(conn, user_id, then, default_asset)))
             .await
     }
 

@@ -34,22 +34,25 @@ pub(super) async fn balances(
 }
 
 /// Amounts from the newest audit row of each chain by then, yield from the entries, the price from the
-/// asset's own chain.
+/// asset's own chain. Zeros where there was an account and no row yet.
 pub(super) async fn balances_at(
     conn: &mut PgConnection,
     user_id: UserId,
     then: Timestamp,
+    default_asset: &Asset,
 ) -> Result<Option<Vec<Balance>>> {
     let rows = sqlx::query(
-        "SELECT c.asset, c.available_after AS available, c.locked_after AS locked, c.shares_after AS shares,
-                c.locked_shares_after AS locked_shares, coalesce(p.amount, $4) AS share_price,
-                coalesce(y.earned, 0)::bigint AS total_yield_earned, y.last_yield_at, c.seq AS version
+        "SELECT c.asset, coalesce(c.available_after, 0) AS available, coalesce(c.locked_after, 0) AS locked,
+                coalesce(c.shares_after, 0) AS shares, coalesce(c.locked_shares_after, 0) AS locked_shares,
+                coalesce(p.amount, $4) AS share_price,
+                coalesce(y.earned, 0)::bigint AS total_yield_earned, y.last_yield_at, coalesce(c.seq, 0) AS version
          FROM users u
          LEFT JOIN LATERAL (
-             SELECT a.asset, h.* FROM accounts a CROSS JOIN LATERAL (
+             SELECT a.asset, h.* FROM accounts a LEFT JOIN LATERAL (
                  SELECT available_after, locked_after, shares_after, locked_shares_after, seq FROM audit
-                 WHERE user_id = u.user_id AND chain = a.asset AND at <= $2 ORDER BY seq DESC LIMIT 1) h
-             WHERE a.user_id = u.user_id) c ON true
+                 WHERE user_id = u.user_id AND chain = a.asset AND at <= $2 ORDER BY seq DESC LIMIT 1) h ON true
+             WHERE a.user_id = u.user_id AND (h.seq IS NOT NULL
+                 OR (u.created_at <= $2 AND (a.asset = $5 OR a.version = 0)))) c ON true
          LEFT JOIN LATERAL (
              SELECT amount FROM audit WHERE user_id = $3 AND chain = 'asset:' || c.asset AND at <= $2
              ORDER BY seq DESC LIMIT 1) p ON true
@@ -62,6 +65,7 @@ pub(super) async fn balances_at(
     .bind(at(then))
     .bind(PLATFORM.uuid())
     .bind(first_share_price().micros())
+    .bind(default_asset.as_str())
     .fetch_all(conn)
     .await?;
     of_user(&rows, balance)

@@ -131,9 +131,10 @@ impl Store for Sqlite {
         &self,
         user_id: UserId,
         then: Timestamp,
+        default_asset: &Asset,
     ) -> Result<Option<Vec<Balance>>, StoreError> {
         self.relational
-            .read(async |conn| read::balances_at(conn, user_id, then).await)
+            .read(async |conn| read::balances_at(conn, user_id, then, default_asset).await)
             .await
     }
 

@@ -41,34 +41,38 @@ pub(super) async fn balances(
 }
 
 /// Amounts from the newest audit row of each chain by then, yield from the entries, the price from the
-/// asset's own chain.
+/// asset's own chain. Zeros where there was an account and no row yet.
 pub(super) async fn balances_at(
     conn: &mut SqliteConnection,
     user_id: UserId,
     then: Timestamp,
+    default_asset: &Asset,
 ) -> Result<Option<Vec<Balance>>> {
     // What a user earned in one asset is a total of its account row, so its sum fits 64 bits.
     let rows = sqlx::query(
-        "SELECT h.chain AS asset, h.available_after AS available, h.locked_after AS locked,
-                h.shares_after AS shares, h.locked_shares_after AS locked_shares,
-                coalesce((SELECT amount FROM audit WHERE user_id = ?3 AND chain = 'asset:' || h.chain
+        "SELECT a.asset, coalesce(h.available_after, 0) AS available, coalesce(h.locked_after, 0) AS locked,
+                coalesce(h.shares_after, 0) AS shares, coalesce(h.locked_shares_after, 0) AS locked_shares,
+                coalesce((SELECT amount FROM audit WHERE user_id = ?3 AND chain = 'asset:' || a.asset
                               AND at <= ?2 ORDER BY seq DESC LIMIT 1), ?4) AS share_price,
-                coalesce((SELECT -sum(amount) FROM entries WHERE user_id = u.user_id AND asset = h.chain
+                coalesce((SELECT -sum(amount) FROM entries WHERE user_id = u.user_id AND asset = a.asset
                               AND account = 'yield' AND at <= ?2), 0) AS total_yield_earned,
-                (SELECT max(at) FROM entries WHERE user_id = u.user_id AND asset = h.chain
+                (SELECT max(at) FROM entries WHERE user_id = u.user_id AND asset = a.asset
                      AND account = 'yield' AND at <= ?2) AS last_yield_at,
-                h.seq AS version
+                coalesce(h.seq, 0) AS version
          FROM users u
-         LEFT JOIN accounts a ON a.user_id = u.user_id
+         LEFT JOIN accounts a ON a.user_id = u.user_id AND (
+             EXISTS (SELECT 1 FROM audit WHERE user_id = a.user_id AND chain = a.asset AND at <= ?2)
+             OR (u.created_at <= ?2 AND (a.asset = ?5 OR a.version = 0)))
          LEFT JOIN audit h ON h.user_id = a.user_id AND h.chain = a.asset
              AND h.seq = (SELECT max(seq) FROM audit
                           WHERE user_id = a.user_id AND chain = a.asset AND at <= ?2)
-         WHERE u.user_id = ?1 ORDER BY h.chain",
+         WHERE u.user_id = ?1 ORDER BY a.asset",
     )
     .bind(user_id.uuid())
     .bind(then.micros())
     .bind(PLATFORM.uuid())
     .bind(first_share_price().micros())
+    .bind(default_asset.as_str())
     .fetch_all(conn)
     .await?;
     of_user(&rows, balance)
