@@ -43,7 +43,7 @@ pub use checkpoint_store::{Attempt, CheckpointStore, LeafState, StoredTile};
 pub use export_store::{
     Balances, ExportHead, ExportStore, ExportedEntry, ExportedTransaction, UserRange,
 };
-pub use service::{Checkpointed, Error, Exported, Progress, Service};
+pub use service::{Checkpointed, Error, Exported, Progress, Service, Standing};
 pub use store::{HistoryCursor, Store};
 
 /// The subject of chains that belong to no user.

@@ -15,7 +15,7 @@ use super::lanes::Lanes;
 use super::request::{PostRequest, SendOut, SettleRequest};
 use super::turns::Turns;
 use super::{
-    Action, Asset, AssetInfo, AtomicBatch, Balance, BatchClaim, BatchKey, Command, Error,
+    Action, Asset, AssetInfo, AtomicBatch, Backlog, Balance, BatchClaim, BatchKey, Command, Error,
     Idempotency, Outcome, Page, Posted, Refusal, Settlement, Stats, Store, Transaction,
     TransactionFilter, TrialBalance,
 };
@@ -548,6 +548,12 @@ impl Service {
 
     pub async fn trial_balance(&self) -> Result<Vec<TrialBalance>, StoreError> {
         self.store.trial_balance().await
+    }
+
+    /// What the sweeps of holds and of answers older than `retention` have not come to yet, counted up to `up_to`.
+    pub async fn backlog(&self, retention: Duration, up_to: u32) -> Result<Backlog, StoreError> {
+        let now = self.clock.now();
+        self.store.backlog(now, now.minus(retention), up_to).await
     }
 
     /// Deletes answers older than `retention` until none is left, `within` has passed (counted before each of

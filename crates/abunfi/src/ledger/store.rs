@@ -169,6 +169,24 @@ pub enum BatchClaim {
     Again { request_id: Arc<str> },
 }
 
+/// What the sweeps have not come to yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Backlog {
+    /// Holds as [`Store::expired_holds`] finds them, by the time they expired.
+    pub overdue_holds: Due,
+    /// Keys as [`Store::purge_idempotency`] deletes them, of single requests and of batches, by the time they were
+    /// made.
+    pub old_keys: Due,
+}
+
+/// Rows whose time has come.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Due {
+    /// Counted up to a bound.
+    pub count: u64,
+    pub oldest: Option<Timestamp>,
+}
+
 /// Which of a user's transactions.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TransactionFilter {
@@ -305,6 +323,15 @@ pub trait Store: Send + Sync + std::fmt::Debug {
         now: Timestamp,
         limit: u32,
     ) -> Result<Vec<(UserId, TransactionId)>, StoreError>;
+
+    /// What is due at `now`, and the keys from before `keys_before`, each counted up to `up_to`. By indexes: it costs
+    /// what it counts, however many rows there are.
+    async fn backlog(
+        &self,
+        now: Timestamp,
+        keys_before: Timestamp,
+        up_to: u32,
+    ) -> Result<Backlog, StoreError>;
 
     /// Deletes idempotency rows older than `before`, the oldest first, at most `limit` of single requests and as
     /// many of batches, so that neither waits for the other; how many went. Fewer than `limit`: what is still

@@ -6,8 +6,8 @@ use abunfi::clock::Timestamp;
 use abunfi::documents::Expected;
 use abunfi::ids::{TransactionId, UserId};
 use abunfi::ledger::{
-    Balance, Page, Settlement, Transaction, TransactionFilter, TransactionStatus, TransactionType,
-    TrialBalance,
+    Balance, Due, Page, Settlement, Transaction, TransactionFilter, TransactionStatus,
+    TransactionType, TrialBalance,
 };
 use abunfi::money::{Amount, SignedSum};
 
@@ -691,6 +691,16 @@ async fn expired_holds_are_found_and_no_others(stores: &Relational) {
         stores.ledger.expired_holds(now, 100).await.unwrap(),
         [(user, expired)]
     );
+    let overdue = async |now| {
+        let backlog = stores.ledger.backlog(now, at(0), 100).await;
+        backlog.unwrap().overdue_holds
+    };
+    let one = Due {
+        count: 1,
+        oldest: past,
+    };
+    assert_eq!(overdue(now).await, one);
+    assert_eq!(overdue(at(0)).await, Due::default());
     assert!(
         stores
             .ledger
@@ -722,6 +732,11 @@ async fn expired_holds_come_a_few_at_a_time(stores: &Relational) {
             .await;
     }
     let now = at(50_000);
+    for (up_to, count) in [(100, 7), (3, 3)] {
+        let backlog = stores.ledger.backlog(now, at(0), up_to).await.unwrap();
+        let oldest = Some(at(40_000));
+        assert_eq!(backlog.overdue_holds, Due { count, oldest });
+    }
     let mut rounds = Vec::new();
     loop {
         let expired = stores.ledger.expired_holds(now, 3).await.unwrap();

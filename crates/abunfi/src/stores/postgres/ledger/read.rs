@@ -9,8 +9,8 @@ use crate::audit::PLATFORM;
 use crate::clock::Timestamp;
 use crate::ids::{TransactionId, UserId};
 use crate::ledger::{
-    Asset, Balance, MonthStats, Page, Stats, Transaction, TransactionFilter, TransactionStatus,
-    TransactionType, TrialBalance, TypeStats, first_share_price,
+    Asset, Backlog, Balance, Due, MonthStats, Page, Stats, Transaction, TransactionFilter,
+    TransactionStatus, TransactionType, TrialBalance, TypeStats, first_share_price,
 };
 use crate::money::SignedSum;
 use crate::stores::postgres::columns::{Columns, at, limit};
@@ -265,4 +265,42 @@ pub(super) async fn expired_holds(
     rows.iter()
         .map(|row| Ok((row.id("user_id")?, row.id("transaction_id")?)))
         .collect()
+}
+
+/// How many holds have expired, as [`expired_holds`] finds them.
+const OVERDUE_HOLDS: &str = "SELECT count(*) AS count, min(expires_at) AS oldest FROM (
+             SELECT expires_at FROM transactions
+             WHERE status = 'pending' AND expires_at <= $1 AND submitted_at IS NULL
+             ORDER BY expires_at LIMIT $2) AS due";
+/// How many stored answers are from before a time, of single requests and of batches.
+const OLD_KEYS: &str =
+        "SELECT least(count(*), $2) AS count, min(created_at) AS oldest FROM (
+             (SELECT created_at FROM idempotency_keys WHERE created_at < $1 ORDER BY created_at LIMIT $2)
+             UNION ALL
+             (SELECT created_at FROM batch_keys WHERE created_at < $1 ORDER BY created_at LIMIT $2)) AS old";
+
+pub(super) async fn backlog(
+    conn: &mut PgConnection,
+    now: Timestamp,
+    keys_before: Timestamp,
+    up_to: u32,
+) -> Result<Backlog> {
+    let holds = sqlx::query(OVERDUE_HOLDS).bind(at(now)).bind(limit(up_to));
+    let overdue_holds = due(&holds.fetch_one(&mut *conn).await?)?;
+    let keys = sqlx::query(OLD_KEYS)
+        .bind(at(keys_before))
+        .bind(limit(up_to));
+    let old_keys = due(&keys.fetch_one(conn).await?)?;
+    Ok(Backlog {
+        overdue_holds,
+        old_keys,
+    })
+}
+
+fn due(row: &PgRow) -> Result<Due> {
+    let count = row.integer("count")?;
+    Ok(Due {
+        count: u64::try_from(count).map_err(|error| undecodable("count", error))?,
+        oldest: row.optional_timestamp("oldest")?,
+    })
 }
