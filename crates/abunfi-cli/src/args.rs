@@ -179,6 +179,14 @@ pub(crate) struct Verify {
     pub(crate) findings: u16,
 }
 
+/// Who does something that the audit trail keeps.
+#[derive(Debug, Args)]
+pub(crate) struct By {
+    /// Who you are, for the audit trail: its row is by `cli:NAME`, else by `cli`; 1 to 100 visible ASCII characters
+    #[arg(long, value_name = "NAME")]
+    pub(crate) actor: Option<String>,
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum Keys {
     /// Make a key; its token is shown this once
@@ -199,6 +207,9 @@ that were sent with the old one can be repeated with the new one.")]
             default_value = "read,write,money,operate"
         )]
         scopes: String,
+
+        #[command(flatten)]
+        by: By,
     },
 
     /// List all keys, newest first
@@ -214,6 +225,9 @@ Example:
     Revoke {
         /// The key's id, as `abunfi keys list` shows it
         id: String,
+
+        #[command(flatten)]
+        by: By,
     },
 }
 
@@ -302,12 +316,15 @@ those from that checkpoint on; a proof holds one.")]
     /// Erase what is personal in a user's trail; it verifies as before
     #[command(after_help = "\
 Example:
-  abunfi audit erase 019a0000-0000-7000-8000-000000000000
+  abunfi audit erase 019a0000-0000-7000-8000-000000000000 --actor anna
 
 Reasons and KYC data of the trail go, with the salts of their commitments, and a row `erase` is added to the
 user's chain. What the user record itself holds is not touched.")]
     Erase {
         /// The user's id
         user: String,
+
+        #[command(flatten)]
+        by: By,
     },
 }

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
+mod actor;
 mod anchor;
 mod args;
 mod commands;

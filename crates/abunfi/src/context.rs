@@ -6,13 +6,15 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::ids::{KeyId, SessionId, UserId};
+use crate::validation::{Invalid, check_name};
 
 /// Who does something, as the audit trail keeps it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Actor {
     pub kind: ActorKind,
     /// A service key's id (or `admin` for the key of the configuration), a user's id, or the name of
-    /// the part of the platform that acts by itself (`expiry`, `migration`, …).
+    /// the part of the platform that acts by itself (`expiry`, `start`, …) or that an operator acts through
+    /// (`cli`, or `cli:` and the name that they gave).
     pub id: Arc<str>,
     pub session_id: Option<SessionId>,
 }
@@ -139,5 +141,15 @@ impl Context {
             Principal(format!("system:{part}").into()),
             Uuid::new_v4().to_string(),
         )
+    }
+
+    /// For what an operator does through a part of the platform, under the name that they gave. Nothing proves
+    /// it: it is worth what the access to that part is worth.
+    ///
+    /// # Errors
+    /// When it is not 1–100 visible ASCII characters.
+    pub fn operator(part: &str, name: &str) -> Result<Self, Invalid> {
+        check_name(name)?;
+        Ok(Self::system(&format!("{part}:{name}")))
     }
 }

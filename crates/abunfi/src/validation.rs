@@ -89,6 +89,21 @@ impl Invalid {
     }
 }
 
+/// Checks the name that somebody goes by in keys and in the audit trail: 1–100 visible ASCII characters, since it
+/// is a name and not a description.
+pub fn check_name(name: &str) -> Result<(), Invalid> {
+    let (code, detail) = if name.is_empty() {
+        (FaultCode::TooShort, "must not be empty")
+    } else if name.len() > 100 {
+        (FaultCode::TooLong, "must have at most 100 characters")
+    } else if !name.bytes().all(|byte| byte.is_ascii_graphic()) {
+        (FaultCode::BadFormat, "must be visible ASCII without blanks")
+    } else {
+        return Ok(());
+    };
+    Err(Invalid::new(code, detail))
+}
+
 /// One fault of a body.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fault {

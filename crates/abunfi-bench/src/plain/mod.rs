@@ -11,8 +11,8 @@ use abunfi::config::{Config, Secret};
 use abunfi::documents::Expected;
 use abunfi::ids::{TransactionId, UserId};
 use abunfi::ledger::{
-    Action, Asset, AssetInfo, AtomicBatch, Balance, BatchClaim, BatchKey, BatchOutcome, Command,
-    Error, Outcome, Page, Stats, Store, Transaction, TransactionFilter, TrialBalance,
+    Action, Asset, AssetInfo, AtomicBatch, Backlog, Balance, BatchClaim, BatchKey, BatchOutcome,
+    Command, Error, Outcome, Page, Stats, Store, Transaction, TransactionFilter, TrialBalance,
 };
 use abunfi::money::Amount;
 use abunfi::{Context, DatabaseService, LedgerAround, StoreError, StoreKind};
@@ -116,8 +116,9 @@ impl Store for Plain {
         &self,
         user_id: UserId,
         at: Timestamp,
+        default_asset: &Asset,
     ) -> Result<Option<Vec<Balance>>, StoreError> {
-        self.inner.balances_at(user_id, at).await
+        self.inner.balances_at(user_id, at, default_asset).await
     }
 
     async fn transaction(
@@ -177,6 +178,15 @@ impl Store for Plain {
         limit: u32,
     ) -> Result<Vec<(UserId, TransactionId)>, StoreError> {
         self.inner.expired_holds(now, limit).await
+    }
+
+    async fn backlog(
+        &self,
+        now: Timestamp,
+        keys_before: Timestamp,
+        up_to: u32,
+    ) -> Result<Backlog, StoreError> {
+        self.inner.backlog(now, keys_before, up_to).await
     }
 
     async fn purge_idempotency(&self, before: Timestamp, limit: u32) -> Result<u64, StoreError> {

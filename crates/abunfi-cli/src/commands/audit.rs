@@ -36,36 +36,45 @@ pub(crate) fn run_offline(command: &Audit, json: bool) -> Option<anyhow::Result<
 
 pub(crate) async fn run(loaded: Loaded, command: &Audit, json: bool) -> anyhow::Result<ExitCode> {
     // Asked wrongly is said before anything is opened.
-    let user = match command {
-        Audit::Prove { user, .. } | Audit::Erase { user } => Some(user_id(user)?),
-        _ => None,
+    let subject = match command {
+        Audit::Prove { user, .. } => Subject::Proved(user_id(user)?),
+        Audit::Erase { user, by } => Subject::Erased(user_id(user)?, by.context()?),
+        _ => Subject::Nobody,
     };
     let platform = match command {
         Audit::Checkpoint | Audit::Erase { .. } => setup::open_for_command(loaded).await?,
         _ => setup::open_to_read(loaded).await?,
     };
-    let done = Box::pin(run_on(&platform, command, user, json)).await;
+    let done = Box::pin(run_on(&platform, command, subject, json)).await;
     platform.close().await;
     done?;
     Ok(ExitCode::SUCCESS)
 }
 
+/// Whom a command is about, checked.
+enum Subject {
+    Nobody,
+    Proved(UserId),
+    /// In this operator's name.
+    Erased(UserId, Context),
+}
+
 async fn run_on(
     platform: &DatabaseService,
     command: &Audit,
-    user: Option<UserId>,
+    subject: Subject,
     json: bool,
 ) -> anyhow::Result<()> {
     let audit = platform.audit();
-    match (command, user) {
+    match (command, subject) {
         (Audit::Checkpoint, _) => checkpoint(platform, json).await,
         (Audit::Anchor { out }, _) => document(out.as_deref(), &audit.anchor().await?, json),
         (Audit::Export { out, since }, _) => export(platform, out.as_deref(), *since, json).await,
-        (Audit::Prove { out, .. }, Some(user)) => {
+        (Audit::Prove { out, .. }, Subject::Proved(user)) => {
             document(out.as_deref(), &audit.prove(user).await?, json)
         }
-        (Audit::Erase { .. }, Some(user)) => {
-            let erased = audit.erase(&Context::system("cli"), user).await?;
+        (Audit::Erase { .. }, Subject::Erased(user, ctx)) => {
+            let erased = audit.erase(&ctx, user).await?;
             if json {
                 output::json(&json!({"user_id": user, "erased": erased}))
             } else if erased == 0 {

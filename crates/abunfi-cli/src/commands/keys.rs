@@ -25,21 +25,32 @@ pub(crate) async fn run(loaded: Loaded, command: &Keys, json: bool) -> anyhow::R
 
 /// What is asked, checked.
 enum Task {
-    Create { owner: String, scopes: Vec<Scope> },
+    Create {
+        owner: String,
+        scopes: Vec<Scope>,
+        ctx: Context,
+    },
     List,
-    Revoke { id: KeyId },
+    Revoke {
+        id: KeyId,
+        ctx: Context,
+    },
 }
 
 impl Task {
     fn of(command: &Keys) -> Result<Self, Misuse> {
         match command {
-            Keys::Create { owner, scopes } => Ok(Self::Create {
+            Keys::Create { owner, scopes, by } => Ok(Self::Create {
                 owner: owner.clone(),
                 scopes: parse_scopes(scopes)?,
+                ctx: by.context()?,
             }),
             Keys::List => Ok(Self::List),
-            Keys::Revoke { id } => match id.parse() {
-                Ok(id) => Ok(Self::Revoke { id }),
+            Keys::Revoke { id, by } => match id.parse() {
+                Ok(id) => Ok(Self::Revoke {
+                    id,
+                    ctx: by.context()?,
+                }),
                 Err(_malformed) => Err(Misuse(format!(
                     "{id:?} is no key's id; `abunfi keys list` shows them"
                 ))),
@@ -48,9 +59,8 @@ impl Task {
     }
 
     async fn run(self, platform: &DatabaseService, json: bool) -> anyhow::Result<()> {
-        let ctx = Context::system("cli");
         match self {
-            Self::Create { owner, scopes } => {
+            Self::Create { owner, scopes, ctx } => {
                 let made = platform.keys().create(&ctx, &owner, &scopes).await;
                 let made = made.map_err(explain)?;
                 if json {
@@ -79,7 +89,7 @@ impl Task {
                     Ok(output::line(&table(&keys))?)
                 }
             }
-            Self::Revoke { id } => {
+            Self::Revoke { id, ctx } => {
                 let key = platform.keys().revoke(&ctx, id).await.map_err(explain)?;
                 if json {
                     output::json(&shown(&key))

@@ -2,6 +2,8 @@
 
 use std::fs;
 
+use serde_json::{Value, json};
+
 use crate::support::{Place, Ran};
 
 fn said(ran: &Ran, code: i32, what: &str) {
@@ -17,6 +19,72 @@ fn with_some_rows(place: &Place) {
     for owner in ["payments", "reports"] {
         assert_eq!(place.run(&["keys", "create", owner]).code, 0);
     }
+}
+
+/// Every command that the trail keeps, once in a name and once without.
+fn rows_are_by_who_was_named(mut place: Place) {
+    let admin = "k".repeat(40);
+    place.set("ABUNFI_ADMIN_KEY", &admin);
+    let users = [1, 2].map(|n| {
+        let service = place.serve();
+        let post = |path: &str, key: &str, body: Value| {
+            let answered = service.post(path, &admin, key, &body).unwrap();
+            assert!((200..300).contains(&answered.status), "{answered:?}");
+            answered.json()["id"].as_str().unwrap().to_owned()
+        };
+        let email = format!("user{n}@example.com");
+        let user = post(
+            "/api/v1/users",
+            "user",
+            json!({"email": email, "name": "An"}),
+        );
+        let path = format!("/api/v1/users/{user}/transactions");
+        let pending = json!({"type": "deposit", "amount": "1", "status": "pending"});
+        let posted = post(&path, "post", pending);
+        let reason = json!({"reason": "moved abroad"});
+        post(&format!("{path}/{posted}/cancel"), "cancel", reason);
+        assert_eq!(service.stop("TERM").0, 0);
+        user
+    });
+    let named = place.run(&["audit", "erase", &users[0], "--actor", "anna"]);
+    said(&named, 0, "Erased 1 values");
+    said(
+        &place.run(&["audit", "erase", &users[1]]),
+        0,
+        "Erased 1 values",
+    );
+    let create = ["keys", "create", "payments", "--actor", "anna", "--json"];
+    let made = place.run(&create).json();
+    let id = made["id"].as_str().unwrap();
+    let revoke = ["keys", "revoke", id, "--actor", "binh"];
+    said(&place.run(&revoke), 0, "is revoked");
+    assert_eq!(place.run(&["keys", "create", "reports"]).code, 0);
+
+    let mut found: Vec<(String, String, String)> = place
+        .run(&["audit", "export"])
+        .out
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap())
+        .filter(|row| row["type"] == "row")
+        .map(|row| {
+            ["action", "actor_kind", "actor_id"].map(|name| row[name].as_str().unwrap().to_owned())
+        })
+        .map(|[action, kind, id]| (action, kind, id))
+        .filter(|(action, ..)| action == "erase" || action.starts_with("key_"))
+        .collect();
+    found.sort_unstable();
+    let by = |action: &str, id: &str| (action.to_owned(), "system".to_owned(), id.to_owned());
+    assert_eq!(
+        found,
+        [
+            by("erase", "cli"),
+            by("erase", "cli:anna"),
+            by("key_create", "cli"),
+            by("key_create", "cli:anna"),
+            by("key_revoke", "cli:binh"),
+        ]
+    );
+    said(&place.run(&["verify"]), 0, "agree");
 }
 
 #[test]
@@ -190,6 +258,34 @@ mod embedded {
     }
 
     #[test]
+    fn rows_of_the_trail_are_by_who_was_named() {
+        rows_are_by_who_was_named(Place::new());
+    }
+
+    #[test]
+    fn a_name_that_cannot_be_is_refused_before_anything_is_opened() {
+        let place = Place::new();
+        let user = "01890000-0000-7000-8000-000000000000";
+        let long = "a".repeat(101);
+        for (name, what) in [
+            ("", "--actor must not be empty"),
+            ("An Nguyen", "--actor must be visible ASCII"),
+            ("ánh", "--actor must be visible ASCII"),
+            (&long, "--actor must have at most 100 characters"),
+        ] {
+            for command in [
+                &["audit", "erase", user][..],
+                &["keys", "create", "payments"],
+                &["keys", "revoke", user],
+            ] {
+                let arguments = [command, &["--actor", name]].concat();
+                said(&place.run(&arguments), 2, what);
+            }
+        }
+        assert!(!place.data().exists());
+    }
+
+    #[test]
     fn what_cannot_be_is_refused() {
         let place = Place::new();
         with_some_rows(&place);
@@ -243,6 +339,14 @@ mod servers {
 
     use super::*;
     use crate::stores::on_postgres;
+
+    #[tokio::test]
+    async fn rows_of_the_trail_are_by_who_was_named() {
+        let name = abunfi_testkit::unique_name();
+        let place = on_postgres(&name).await;
+        let checked = tokio::task::spawn_blocking(|| rows_are_by_who_was_named(place));
+        checked.await.unwrap();
+    }
 
     #[tokio::test]
     async fn without_a_key_the_start_says_that_checkpoints_are_not_signed() {

@@ -746,6 +746,63 @@ pub(crate) struct ProbeStatus {
     status: String,
 }
 
+/// The newest checkpoint of the audit trail.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct CheckpointFigures {
+    /// 0: there is none yet.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    number: Option<i64>,
+    /// When it was made; `null` without one.
+    at: Option<Time>,
+    age_seconds: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    signed: Option<bool>,
+    /// Rows of the trail that wait for the next one, counted up to 10,000; perhaps a few that are covered already.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rows_waiting: Option<u64>,
+    /// In place of all the others while the relational store is away.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+}
+
+/// Holds past their `expires_at` that are not cancelled yet.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct HoldFigures {
+    /// Counted up to 10,000.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    overdue: Option<u64>,
+    /// For how long the oldest has been overdue; 0: none is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    oldest_overdue_seconds: Option<u64>,
+    /// In place of all the others while the relational store is away.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+}
+
+/// Idempotency keys older than they are kept that are not purged yet.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct KeyFigures {
+    /// Counted up to 10,000.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    past_retention: Option<u64>,
+    /// For how long the oldest should have been gone; 0: none should.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    oldest_past_retention_seconds: Option<u64>,
+    /// In place of all the others while the relational store is away.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+}
+
+/// Whether the proof is made and the sweeps keep up.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct LedgerStatistics {
+    /// Postings that wait to be committed by this instance.
+    waiting: u64,
+    checkpoint: CheckpointFigures,
+    holds: HoldFigures,
+    idempotency_keys: KeyFigures,
+}
+
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Statistics {
     postgres: FreeObject,
@@ -754,6 +811,6 @@ pub(crate) struct Statistics {
     cache: FreeObject,
     sessions: FreeObject,
     rate_limits: FreeObject,
-    ledger: FreeObject,
+    ledger: LedgerStatistics,
     outbox: FreeObject,
 }

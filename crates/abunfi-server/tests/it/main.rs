@@ -21,6 +21,7 @@ mod dev_data;
 mod documents;
 mod http;
 mod idempotency;
+mod ledger_figures;
 mod limits;
 mod logs;
 mod openapi;

@@ -49,6 +49,16 @@ async fn statistics_have_a_section_for_everything(server: &TestServer) {
         assert!(sections.iter().any(|name| name == section), "{section}");
         assert!(stats.at(&format!("/{section}")).is_object(), "{section}");
     }
+    let ledger = json!({
+        "waiting": 0,
+        "checkpoint": {
+            "number": 0, "at": null, "age_seconds": null, "signed": false,
+            "rows_waiting": stats.at("/ledger/checkpoint/rows_waiting"),
+        },
+        "holds": {"overdue": 0, "oldest_overdue_seconds": 0},
+        "idempotency_keys": {"past_retention": 0, "oldest_past_retention_seconds": 0},
+    });
+    assert_eq!(stats.at("/ledger"), ledger);
     let same = serde_json::to_value(server.platform.get_stats().await).unwrap();
     let same: Vec<_> = same.as_object().unwrap().keys().cloned().collect();
     assert_eq!(same, sections);

@@ -43,7 +43,7 @@ pub use checkpoint_store::{Attempt, CheckpointStore, LeafAsOf, LeafState, Stored
 pub use export_store::{
     Balances, ChainPart, ExportHead, ExportStore, ExportedEntry, ExportedTransaction, UserRange,
 };
-pub use service::{Checkpointed, Error, Exported, Progress, Service};
+pub use service::{Checkpointed, Error, Exported, Progress, Service, Standing};
 pub use store::{HistoryCursor, Store};
 
 /// The subject of chains that belong to no user.

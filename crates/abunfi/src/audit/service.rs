@@ -91,6 +91,14 @@ impl Checkpointed {
     }
 }
 
+/// How far the trail is proved.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Standing {
+    pub newest: Option<Checkpoint>,
+    /// Rows that wait for the next one, counted up to a bound; perhaps a few that the newest covers already.
+    pub rows_waiting: u64,
+}
+
 /// Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Service {
@@ -196,6 +204,19 @@ impl Service {
     /// When the store is away.
     pub async fn newest_checkpoint(&self) -> Result<Option<Checkpoint>, StoreError> {
         self.checkpoints.newest_checkpoint().await
+    }
+
+    /// The newest checkpoint, and what waits for the next, counted up to `up_to`.
+    ///
+    /// # Errors
+    /// When the store is away.
+    pub async fn standing(&self, up_to: u32) -> Result<Standing, StoreError> {
+        let newest = self.checkpoints.newest_checkpoint().await?;
+        let rows_waiting = self.checkpoints.rows_waiting(up_to).await?;
+        Ok(Standing {
+            newest,
+            rows_waiting,
+        })
     }
 
     /// The newest checkpoint, to be published where nobody can take it back.

@@ -25,6 +25,7 @@ use crate::{
 };
 
 mod background;
+mod ledger_figures;
 mod relational;
 mod signing_key;
 
@@ -506,11 +507,12 @@ impl DatabaseService {
     /// Figures of every store and domain. A store that is away has its error in its place.
     pub async fn get_stats(&self) -> health::Statistics {
         let inner = &self.inner;
-        let (postgres, mongodb, redis, sessions, heads, outbox) = tokio::join!(
+        let (postgres, mongodb, redis, sessions, ledger, heads, outbox) = tokio::join!(
             inner.health.statistics(StoreKind::Relational),
             inner.health.statistics(StoreKind::Documents),
             inner.health.statistics(StoreKind::KeyValue),
             inner.sessions.count(),
+            self.ledger_figures(),
             inner.heads.backlog(),
             inner.outbox.backlog(),
         );
@@ -521,7 +523,7 @@ impl DatabaseService {
             cache: json!(inner.cache.stats()),
             sessions: or_error(sessions.map(|active| json!({"active": active}))),
             rate_limits: inner.rate_limits.stats(),
-            ledger: json!({"waiting": inner.ledger.waiting()}),
+            ledger,
             outbox: json!({
                 "effects": or_error(outbox.map(|backlog| json!(backlog))),
                 "documents": or_error(heads.map(|backlog| json!(backlog))),

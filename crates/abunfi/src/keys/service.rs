@@ -13,14 +13,12 @@ use crate::error::{StoreError, StoreKind};
 use crate::ids::random_bytes;
 use crate::sessions::{GRACE, RevocationKind, Revocations, Trust};
 use crate::token::{Token, TokenHash, TokenKind};
-use crate::validation::{FaultCode, Faults};
+use crate::validation::{FaultCode, Faults, check_name};
 
 /// How long a serving copy is fresh.
 const COPY_TTL: Duration = Duration::from_secs(60);
 /// The owner of the key of the configuration.
 const ADMIN: &str = "admin";
-/// An owner is a name, not a description.
-const MAX_OWNER_CHARS: usize = 100;
 
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
@@ -210,14 +208,8 @@ impl Service {
 
 fn check(owner: &str, scopes: &[Scope]) -> Result<(), Faults> {
     let mut faults = Faults::new();
-    if owner.is_empty() {
-        faults.add("/owner", FaultCode::TooShort, "must not be empty");
-    } else if owner.len() > MAX_OWNER_CHARS {
-        let detail = format!("must have at most {MAX_OWNER_CHARS} characters");
-        faults.add("/owner", FaultCode::TooLong, detail);
-    } else if !owner.bytes().all(|byte| byte.is_ascii_graphic()) {
-        let detail = "must be visible ASCII without blanks";
-        faults.add("/owner", FaultCode::BadFormat, detail);
+    if let Err(invalid) = check_name(owner) {
+        faults.push(invalid.at("/owner"));
     }
     if scopes.is_empty() {
         faults.add("/scopes", FaultCode::TooShort, "must name at least one");

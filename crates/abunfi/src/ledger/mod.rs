@@ -33,8 +33,8 @@ pub use service::{
     BatchAnswer, BatchRequest, ItemResult, MAX_BATCH_ITEMS, RequestKey, Service, asset_tag,
 };
 pub use store::{
-    Action, AtomicBatch, BatchClaim, BatchKey, BatchOutcome, Command, Details, Idempotency,
-    Outcome, Page, Settlement, Store, StoredAnswer, TransactionFilter,
+    Action, AtomicBatch, Backlog, BatchClaim, BatchKey, BatchOutcome, Command, Details, Due,
+    Idempotency, Outcome, Page, Settlement, Store, StoredAnswer, TransactionFilter,
 };
 pub use turns::MAX_BATCHES;
 pub(crate) use turns::connections;

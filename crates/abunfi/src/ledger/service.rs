@@ -14,7 +14,7 @@ use super::request::{PostRequest, SendOut, SettleRequest};
 use super::running::Running;
 use super::turns::Turns;
 use super::{
-    Action, Asset, AssetInfo, AtomicBatch, Balance, BatchClaim, BatchKey, Command, Error,
+    Action, Asset, AssetInfo, AtomicBatch, Backlog, Balance, BatchClaim, BatchKey, Command, Error,
     Idempotency, Outcome, Page, Posted, Refusal, Settlement, Stats, Store, Transaction,
     TransactionFilter, TrialBalance,
 };
@@ -428,13 +428,16 @@ impl Service {
         self.store.balances(user_id).await
     }
 
-    /// As they were at `at`.
+    /// As they were at `at`. Before there was the user, there is no balance; since then, one in the default asset;
+    /// in another asset from its first change on. `None`: there is no such user.
     pub async fn balances_at(
         &self,
         user_id: UserId,
         at: Timestamp,
     ) -> Result<Option<Vec<Balance>>, StoreError> {
-        self.store.balances_at(user_id, at).await
+        self.store
+            .balances_at(user_id, at, &self.default_asset)
+            .await
     }
 
     pub async fn transaction(
@@ -525,6 +528,12 @@ impl Service {
 
     pub async fn trial_balance(&self) -> Result<Vec<TrialBalance>, StoreError> {
         self.store.trial_balance().await
+    }
+
+    /// What the sweeps of holds and of answers older than `retention` have not come to yet, counted up to `up_to`.
+    pub async fn backlog(&self, retention: Duration, up_to: u32) -> Result<Backlog, StoreError> {
+        let now = self.clock.now();
+        self.store.backlog(now, now.minus(retention), up_to).await
     }
 
     /// Deletes answers older than `retention` until none is left, `within` has passed (counted before each of

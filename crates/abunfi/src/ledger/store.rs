@@ -169,6 +169,24 @@ pub enum BatchClaim {
     Again { request_id: Arc<str> },
 }
 
+/// What the sweeps have not come to yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Backlog {
+    /// Holds as [`Store::expired_holds`] finds them, by the time they expired.
+    pub overdue_holds: Due,
+    /// Keys as [`Store::purge_idempotency`] deletes them, of single requests and of batches, by the time they were
+    /// made.
+    pub old_keys: Due,
+}
+
+/// Rows whose time has come.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Due {
+    /// Counted up to a bound.
+    pub count: u64,
+    pub oldest: Option<Timestamp>,
+}
+
 /// Which of a user's transactions.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TransactionFilter {
@@ -246,11 +264,14 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     async fn balances(&self, user_id: UserId) -> Result<Option<Vec<Balance>>, StoreError>;
 
     /// The balances as they were at `at` (changes at that very time included), from the audit rows'
-    /// amounts and the entries; assets without a change by then are left out.
+    /// amounts and the entries. Accounts without a change by then are left out, but for those that were there
+    /// since their user was, by `at`: the one in `default_asset`, and any that nothing has changed to this day. They
+    /// are zeros of version 0.
     async fn balances_at(
         &self,
         user_id: UserId,
         at: Timestamp,
+        default_asset: &Asset,
     ) -> Result<Option<Vec<Balance>>, StoreError>;
 
     async fn transaction(
@@ -302,6 +323,15 @@ pub trait Store: Send + Sync + std::fmt::Debug {
         now: Timestamp,
         limit: u32,
     ) -> Result<Vec<(UserId, TransactionId)>, StoreError>;
+
+    /// What is due at `now`, and the keys from before `keys_before`, each counted up to `up_to`. By indexes: it costs
+    /// what it counts, however many rows there are.
+    async fn backlog(
+        &self,
+        now: Timestamp,
+        keys_before: Timestamp,
+        up_to: u32,
+    ) -> Result<Backlog, StoreError>;
 
     /// Deletes idempotency rows older than `before`, the oldest first, at most `limit` of single requests and as
     /// many of batches, so that neither waits for the other; how many went. Fewer than `limit`: what is still

@@ -325,6 +325,13 @@ fn without_postgresql_money_is_refused_and_goes_on_by_itself_when_it_is_back() {
         })
         .await;
         server.get("/livez").by_nobody().expect(200).await;
+        let stats = server.get("stats").expect(200).await;
+        for part in ["checkpoint", "holds", "idempotency_keys"] {
+            let error = stats.at(&format!("/ledger/{part}"));
+            assert_eq!(error, json!({"error": "postgresql is unavailable"}));
+        }
+        assert_eq!(stats.at("/ledger/waiting"), 0);
+        assert!(stats.at("/redis/keys").is_number(), "{}", stats.text());
         proxies.postgres.up().await.unwrap();
         eventually("money goes on", async || {
             let posting = server

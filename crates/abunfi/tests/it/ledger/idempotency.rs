@@ -8,7 +8,7 @@ use abunfi::clock::{ManualClock, Timestamp};
 use abunfi::context::Principal;
 use abunfi::ids::UserId;
 use abunfi::ledger::{
-    BatchClaim, BatchKey, Command, Error, Refusal, Service, Settlement, TransactionStatus,
+    BatchClaim, BatchKey, Command, Due, Error, Refusal, Service, Settlement, TransactionStatus,
 };
 use abunfi::money::{Amount, Decimal18};
 use serde_json::json;
@@ -445,6 +445,16 @@ async fn old_keys_are_purged_a_few_at_a_time(stores: &Relational) {
         .await
         .unwrap();
 
+    let due = async |up_to| {
+        let backlog = stores.ledger.backlog(old, limit_of_age, up_to).await;
+        backlog.unwrap().old_keys
+    };
+    let all = Due {
+        count: 6,
+        oldest: Some(old),
+    };
+    assert_eq!(due(100).await, all, "of postings and of batches");
+    assert_eq!(due(2).await, Due { count: 2, ..all }, "up to the bound");
     assert_eq!(
         stores
             .ledger
@@ -473,6 +483,7 @@ async fn old_keys_are_purged_a_few_at_a_time(stores: &Relational) {
         purged += more;
     }
     assert_eq!(purged, 6, "five keys of postings and one of a batch");
+    assert_eq!(due(100).await, Due::default());
 
     assert!(
         stores

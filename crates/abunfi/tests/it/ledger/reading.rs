@@ -3,20 +3,22 @@
 use std::time::Duration;
 
 use abunfi::clock::Timestamp;
+use abunfi::documents::Expected;
 use abunfi::ids::{TransactionId, UserId};
 use abunfi::ledger::{
-    Balance, Page, Settlement, Transaction, TransactionFilter, TransactionStatus, TransactionType,
-    TrialBalance,
+    Balance, Due, Page, Settlement, Transaction, TransactionFilter, TransactionStatus,
+    TransactionType, TrialBalance,
 };
 use abunfi::money::{Amount, SignedSum};
 
 use crate::support::make::{
-    Shape as _, amount, asset, at, deposit, posting, settle, submit, units, withdraw,
+    Shape as _, amount, asset, at, context, deposit, posting, settle, submit, units, withdraw,
 };
 use crate::support::{Relational, on_every_backend};
 
 on_every_backend!(
     balances_are_shown_as_they_were,
+    an_account_that_was_there_is_shown_before_its_first_change,
     balances_at_of_an_unknown_user_are_none,
     transactions_are_listed_newest_first,
     pages_neither_repeat_nor_omit_while_rows_are_inserted,
@@ -36,7 +38,7 @@ async fn balances_are_shown_as_they_were(stores: &Relational) {
     let vnd = async |seconds| {
         let balances = stores
             .ledger
-            .balances_at(user, at(seconds))
+            .balances_at(user, at(seconds), &asset("VND"))
             .await
             .unwrap()
             .unwrap();
@@ -68,7 +70,8 @@ async fn balances_are_shown_as_they_were(stores: &Relational) {
         .posted(posting(user, TransactionType::YieldHarvest, amount("0.25")).at(later(50)))
         .await;
 
-    assert_eq!(vnd(9_999).await, None, "there was no change by then");
+    let before = vnd(9_999).await.expect("the account came with the user");
+    assert_eq!((before.total, before.version), (Amount::ZERO, 0));
     let told = |balance: Option<Balance>| {
         let balance = balance.expect("a balance in VND");
         assert_eq!(
@@ -131,7 +134,7 @@ async fn balances_are_shown_as_they_were(stores: &Relational) {
     let assets = async |seconds| {
         let balances = stores
             .ledger
-            .balances_at(user, at(seconds))
+            .balances_at(user, at(seconds), &asset("VND"))
             .await
             .unwrap()
             .unwrap();
@@ -144,22 +147,77 @@ async fn balances_are_shown_as_they_were(stores: &Relational) {
     assert_eq!(assets(10_040).await, ["USDT", "VND"]);
     let now = stores.ledger.balances(user).await.unwrap();
     assert_eq!(
-        stores.ledger.balances_at(user, at(99_999)).await.unwrap(),
+        stores
+            .ledger
+            .balances_at(user, at(99_999), &asset("VND"))
+            .await
+            .unwrap(),
         now
     );
+    stores.check_books().await;
+}
+
+/// The account in the default asset is made with the user; the others by their first posting.
+async fn an_account_that_was_there_is_shown_before_its_first_change(stores: &Relational) {
+    stores.asset("USDT").await;
+    let user = stores.user("An").await;
+    let (vnd, usdt) = (asset("VND"), asset("USDT"));
+    let shown = async |then, default_asset| {
+        let balances = stores.ledger.balances_at(user.id, then, default_asset);
+        balances.await.unwrap().unwrap()
+    };
+    let now = async || stores.ledger.balances(user.id).await.unwrap().unwrap();
+    let just_before = user.created_at.minus(Duration::from_micros(1));
+    assert_eq!(shown(just_before, &vnd).await, vec![], "no user yet");
+    // Nothing has changed to this day: it is the account that came with the user, whatever the default is now.
+    let empty = now().await;
+    assert_eq!((empty.len(), empty[0].asset, empty[0].version), (1, vnd, 0));
+    for default_asset in [&vnd, &usdt] {
+        assert_eq!(shown(user.created_at, default_asset).await, empty);
+    }
+
+    let later = |seconds: i64| at(10_000 + seconds);
+    let dearer = stores
+        .ledger
+        .put_asset(
+            &context(),
+            &vnd,
+            amount("1000001"),
+            Expected::Anything,
+            later(5),
+        )
+        .await;
+    assert!(dearer.is_ok(), "{dearer:?}");
+    stores.posted(deposit(user.id, 1).at(later(10))).await;
+    stores
+        .posted(deposit(user.id, 1).asset("USDT").at(later(20)))
+        .await;
+    assert_eq!(shown(just_before, &vnd).await, vec![]);
+    assert_eq!(shown(user.created_at, &vnd).await, empty);
+    assert_eq!(shown(later(4), &vnd).await, empty);
+    let price_then = Balance {
+        share_price: amount("1000001"),
+        ..empty[0].clone()
+    };
+    assert_eq!(shown(later(9), &vnd).await, vec![price_then]);
+    let names = |balances: Vec<Balance>| {
+        let names = balances.iter().map(|balance| balance.asset.to_string());
+        names.collect::<Vec<_>>()
+    };
+    assert_eq!(names(shown(later(19), &vnd).await), ["VND"]);
+    assert_eq!(shown(later(20), &vnd).await, now().await);
     stores.check_books().await;
 }
 
 async fn balances_at_of_an_unknown_user_are_none(stores: &Relational) {
     let nobody = UserId::new(at(0));
     assert_eq!(
-        stores.ledger.balances_at(nobody, at(0)).await.unwrap(),
+        stores
+            .ledger
+            .balances_at(nobody, at(0), &asset("VND"))
+            .await
+            .unwrap(),
         None
-    );
-    let user = stores.user("An").await.id;
-    assert_eq!(
-        stores.ledger.balances_at(user, at(99_999)).await.unwrap(),
-        Some(vec![])
     );
 }
 
@@ -633,6 +691,16 @@ async fn expired_holds_are_found_and_no_others(stores: &Relational) {
         stores.ledger.expired_holds(now, 100).await.unwrap(),
         [(user, expired)]
     );
+    let overdue = async |now| {
+        let backlog = stores.ledger.backlog(now, at(0), 100).await;
+        backlog.unwrap().overdue_holds
+    };
+    let one = Due {
+        count: 1,
+        oldest: past,
+    };
+    assert_eq!(overdue(now).await, one);
+    assert_eq!(overdue(at(0)).await, Due::default());
     assert!(
         stores
             .ledger
@@ -664,6 +732,11 @@ async fn expired_holds_come_a_few_at_a_time(stores: &Relational) {
             .await;
     }
     let now = at(50_000);
+    for (up_to, count) in [(100, 7), (3, 3)] {
+        let backlog = stores.ledger.backlog(now, at(0), up_to).await.unwrap();
+        let oldest = Some(at(40_000));
+        assert_eq!(backlog.overdue_holds, Due { count, oldest });
+    }
     let mut rounds = Vec::new();
     loop {
         let expired = stores.ledger.expired_holds(now, 3).await.unwrap();

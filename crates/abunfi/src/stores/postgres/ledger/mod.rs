@@ -27,8 +27,8 @@ use crate::faults::{self, Point};
 use crate::ids::{TransactionId, UserId};
 use crate::ledger::posting::{AccountKey, Books, References};
 use crate::ledger::{
-    Asset, AssetInfo, AtomicBatch, Balance, BatchClaim, BatchKey, BatchOutcome, Command, Error,
-    Outcome, Page, Stats, Store, Transaction, TransactionFilter, TrialBalance, asset_tag,
+    Asset, AssetInfo, AtomicBatch, Backlog, Balance, BatchClaim, BatchKey, BatchOutcome, Command,
+    Error, Outcome, Page, Stats, Store, Transaction, TransactionFilter, TrialBalance, asset_tag,
 };
 use crate::money::Amount;
 
@@ -190,9 +190,10 @@ impl Store for Postgres {
         &self,
         user_id: UserId,
         then: Timestamp,
+        default_asset: &Asset,
     ) -> Result<Option<Vec<Balance>>, StoreError> {
         self.requests
-            .read(|conn| scoped(read::balances_at(conn, user_id, then)))
+            .read(|conn| scoped(read::balances_at(conn, user_id, then, default_asset)))
             .await
     }
 
@@ -274,6 +275,17 @@ impl Store for Postgres {
     ) -> Result<Vec<(UserId, TransactionId)>, StoreError> {
         self.background
             .read(|conn| scoped(read::expired_holds(conn, now, limit)))
+            .await
+    }
+
+    async fn backlog(
+        &self,
+        now: Timestamp,
+        keys_before: Timestamp,
+        up_to: u32,
+    ) -> Result<Backlog, StoreError> {
+        self.background
+            .read(|conn| scoped(read::backlog(conn, now, keys_before, up_to)))
             .await
     }
 

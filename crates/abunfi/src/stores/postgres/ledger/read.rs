@@ -9,8 +9,8 @@ use crate::audit::PLATFORM;
 use crate::clock::Timestamp;
 use crate::ids::{TransactionId, UserId};
 use crate::ledger::{
-    Asset, Balance, MonthStats, Page, Stats, Transaction, TransactionFilter, TransactionStatus,
-    TransactionType, TrialBalance, TypeStats, first_share_price,
+    Asset, Backlog, Balance, Due, MonthStats, Page, Stats, Transaction, TransactionFilter,
+    TransactionStatus, TransactionType, TrialBalance, TypeStats, first_share_price,
 };
 use crate::money::SignedSum;
 use crate::stores::postgres::columns::{Columns, at, limit};
@@ -34,22 +34,25 @@ pub(super) async fn balances(
 }
 
 /// Amounts from the newest audit row of each chain by then, yield from the entries, the price from the
-/// asset's own chain.
+/// asset's own chain. Zeros where there was an account and no row yet.
 pub(super) async fn balances_at(
     conn: &mut PgConnection,
     user_id: UserId,
     then: Timestamp,
+    default_asset: &Asset,
 ) -> Result<Option<Vec<Balance>>> {
     let rows = sqlx::query(
-        "SELECT c.asset, c.available_after AS available, c.locked_after AS locked, c.shares_after AS shares,
-                c.locked_shares_after AS locked_shares, coalesce(p.amount, $4) AS share_price,
-                coalesce(y.earned, 0)::bigint AS total_yield_earned, y.last_yield_at, c.seq AS version
+        "SELECT c.asset, coalesce(c.available_after, 0) AS available, coalesce(c.locked_after, 0) AS locked,
+                coalesce(c.shares_after, 0) AS shares, coalesce(c.locked_shares_after, 0) AS locked_shares,
+                coalesce(p.amount, $4) AS share_price,
+                coalesce(y.earned, 0)::bigint AS total_yield_earned, y.last_yield_at, coalesce(c.seq, 0) AS version
          FROM users u
          LEFT JOIN LATERAL (
-             SELECT a.asset, h.* FROM accounts a CROSS JOIN LATERAL (
+             SELECT a.asset, h.* FROM accounts a LEFT JOIN LATERAL (
                  SELECT available_after, locked_after, shares_after, locked_shares_after, seq FROM audit
-                 WHERE user_id = u.user_id AND chain = a.asset AND at <= $2 ORDER BY seq DESC LIMIT 1) h
-             WHERE a.user_id = u.user_id) c ON true
+                 WHERE user_id = u.user_id AND chain = a.asset AND at <= $2 ORDER BY seq DESC LIMIT 1) h ON true
+             WHERE a.user_id = u.user_id AND (h.seq IS NOT NULL
+                 OR (u.created_at <= $2 AND (a.asset = $5 OR a.version = 0)))) c ON true
          LEFT JOIN LATERAL (
              SELECT amount FROM audit WHERE user_id = $3 AND chain = 'asset:' || c.asset AND at <= $2
              ORDER BY seq DESC LIMIT 1) p ON true
@@ -62,6 +65,7 @@ pub(super) async fn balances_at(
     .bind(at(then))
     .bind(PLATFORM.uuid())
     .bind(first_share_price().micros())
+    .bind(default_asset.as_str())
     .fetch_all(conn)
     .await?;
     of_user(&rows, balance)
@@ -261,4 +265,42 @@ pub(super) async fn expired_holds(
     rows.iter()
         .map(|row| Ok((row.id("user_id")?, row.id("transaction_id")?)))
         .collect()
+}
+
+/// How many holds have expired, as [`expired_holds`] finds them.
+const OVERDUE_HOLDS: &str = "SELECT count(*) AS count, min(expires_at) AS oldest FROM (
+             SELECT expires_at FROM transactions
+             WHERE status = 'pending' AND expires_at <= $1 AND submitted_at IS NULL
+             ORDER BY expires_at LIMIT $2) AS due";
+/// How many stored answers are from before a time, of single requests and of batches.
+const OLD_KEYS: &str =
+        "SELECT least(count(*), $2) AS count, min(created_at) AS oldest FROM (
+             (SELECT created_at FROM idempotency_keys WHERE created_at < $1 ORDER BY created_at LIMIT $2)
+             UNION ALL
+             (SELECT created_at FROM batch_keys WHERE created_at < $1 ORDER BY created_at LIMIT $2)) AS old";
+
+pub(super) async fn backlog(
+    conn: &mut PgConnection,
+    now: Timestamp,
+    keys_before: Timestamp,
+    up_to: u32,
+) -> Result<Backlog> {
+    let holds = sqlx::query(OVERDUE_HOLDS).bind(at(now)).bind(limit(up_to));
+    let overdue_holds = due(&holds.fetch_one(&mut *conn).await?)?;
+    let keys = sqlx::query(OLD_KEYS)
+        .bind(at(keys_before))
+        .bind(limit(up_to));
+    let old_keys = due(&keys.fetch_one(conn).await?)?;
+    Ok(Backlog {
+        overdue_holds,
+        old_keys,
+    })
+}
+
+fn due(row: &PgRow) -> Result<Due> {
+    let count = row.integer("count")?;
+    Ok(Due {
+        count: u64::try_from(count).map_err(|error| undecodable("count", error))?,
+        oldest: row.optional_timestamp("oldest")?,
+    })
 }

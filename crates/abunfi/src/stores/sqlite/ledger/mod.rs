@@ -21,8 +21,8 @@ use crate::error::StoreError;
 use crate::faults::{self, Point};
 use crate::ids::{TransactionId, UserId};
 use crate::ledger::{
-    Asset, AssetInfo, AtomicBatch, Balance, BatchClaim, BatchKey, BatchOutcome, Command, Error,
-    Outcome, Page, Stats, Store, Transaction, TransactionFilter, TrialBalance, asset_tag,
+    Asset, AssetInfo, AtomicBatch, Backlog, Balance, BatchClaim, BatchKey, BatchOutcome, Command,
+    Error, Outcome, Page, Stats, Store, Transaction, TransactionFilter, TrialBalance, asset_tag,
 };
 use crate::money::Amount;
 
@@ -131,9 +131,10 @@ impl Store for Sqlite {
         &self,
         user_id: UserId,
         then: Timestamp,
+        default_asset: &Asset,
     ) -> Result<Option<Vec<Balance>>, StoreError> {
         self.relational
-            .read(async |conn| read::balances_at(conn, user_id, then).await)
+            .read(async |conn| read::balances_at(conn, user_id, then, default_asset).await)
             .await
     }
 
@@ -213,6 +214,17 @@ impl Store for Sqlite {
     ) -> Result<Vec<(UserId, TransactionId)>, StoreError> {
         self.relational
             .read(async |conn| read::expired_holds(conn, now, limit).await)
+            .await
+    }
+
+    async fn backlog(
+        &self,
+        now: Timestamp,
+        keys_before: Timestamp,
+        up_to: u32,
+    ) -> Result<Backlog, StoreError> {
+        self.relational
+            .read(async |conn| read::backlog(conn, now, keys_before, up_to).await)
             .await
     }
 

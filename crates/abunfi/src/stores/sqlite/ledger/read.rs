@@ -12,8 +12,8 @@ use crate::audit::PLATFORM;
 use crate::clock::Timestamp;
 use crate::ids::{TransactionId, UserId};
 use crate::ledger::{
-    Asset, Balance, MonthStats, Page, Stats, Transaction, TransactionFilter, TransactionStatus,
-    TransactionType, TrialBalance, TypeStats, first_share_price,
+    Asset, Backlog, Balance, Due, MonthStats, Page, Stats, Transaction, TransactionFilter,
+    TransactionStatus, TransactionType, TrialBalance, TypeStats, first_share_price,
 };
 use crate::money::SignedSum;
 use crate::stores::sqlite::columns::Columns;
@@ -41,34 +41,38 @@ pub(super) async fn balances(
 }
 
 /// Amounts from the newest audit row of each chain by then, yield from the entries, the price from the
-/// asset's own chain.
+/// asset's own chain. Zeros where there was an account and no row yet.
 pub(super) async fn balances_at(
     conn: &mut SqliteConnection,
     user_id: UserId,
     then: Timestamp,
+    default_asset: &Asset,
 ) -> Result<Option<Vec<Balance>>> {
     // What a user earned in one asset is a total of its account row, so its sum fits 64 bits.
     let rows = sqlx::query(
-        "SELECT h.chain AS asset, h.available_after AS available, h.locked_after AS locked,
-                h.shares_after AS shares, h.locked_shares_after AS locked_shares,
-                coalesce((SELECT amount FROM audit WHERE user_id = ?3 AND chain = 'asset:' || h.chain
+        "SELECT a.asset, coalesce(h.available_after, 0) AS available, coalesce(h.locked_after, 0) AS locked,
+                coalesce(h.shares_after, 0) AS shares, coalesce(h.locked_shares_after, 0) AS locked_shares,
+                coalesce((SELECT amount FROM audit WHERE user_id = ?3 AND chain = 'asset:' || a.asset
                               AND at <= ?2 ORDER BY seq DESC LIMIT 1), ?4) AS share_price,
-                coalesce((SELECT -sum(amount) FROM entries WHERE user_id = u.user_id AND asset = h.chain
+                coalesce((SELECT -sum(amount) FROM entries WHERE user_id = u.user_id AND asset = a.asset
                               AND account = 'yield' AND at <= ?2), 0) AS total_yield_earned,
-                (SELECT max(at) FROM entries WHERE user_id = u.user_id AND asset = h.chain
+                (SELECT max(at) FROM entries WHERE user_id = u.user_id AND asset = a.asset
                      AND account = 'yield' AND at <= ?2) AS last_yield_at,
-                h.seq AS version
+                coalesce(h.seq, 0) AS version
          FROM users u
-         LEFT JOIN accounts a ON a.user_id = u.user_id
+         LEFT JOIN accounts a ON a.user_id = u.user_id AND (
+             EXISTS (SELECT 1 FROM audit WHERE user_id = a.user_id AND chain = a.asset AND at <= ?2)
+             OR (u.created_at <= ?2 AND (a.asset = ?5 OR a.version = 0)))
          LEFT JOIN audit h ON h.user_id = a.user_id AND h.chain = a.asset
              AND h.seq = (SELECT max(seq) FROM audit
                           WHERE user_id = a.user_id AND chain = a.asset AND at <= ?2)
-         WHERE u.user_id = ?1 ORDER BY h.chain",
+         WHERE u.user_id = ?1 ORDER BY a.asset",
     )
     .bind(user_id.uuid())
     .bind(then.micros())
     .bind(PLATFORM.uuid())
     .bind(first_share_price().micros())
+    .bind(default_asset.as_str())
     .fetch_all(conn)
     .await?;
     of_user(&rows, balance)
@@ -293,6 +297,43 @@ pub(super) async fn expired_holds(
         .collect()
 }
 
+/// How many holds have expired, as [`expired_holds`] finds them.
+const OVERDUE_HOLDS: &str = "SELECT count(*) AS count, min(expires_at) AS oldest FROM (
+             SELECT expires_at FROM transactions
+             WHERE status = 'pending' AND expires_at <= ?1 AND submitted_at IS NULL
+             ORDER BY expires_at LIMIT ?2)";
+/// How many stored answers are from before a time, of single requests and of batches.
+const OLD_KEYS: &str = "SELECT min(count(*), ?2) AS count, min(created_at) AS oldest FROM (
+             SELECT * FROM (SELECT created_at FROM idempotency_keys WHERE created_at < ?1
+                            ORDER BY created_at LIMIT ?2)
+             UNION ALL
+             SELECT * FROM (SELECT created_at FROM batch_keys WHERE created_at < ?1
+                            ORDER BY created_at LIMIT ?2))";
+
+pub(super) async fn backlog(
+    conn: &mut SqliteConnection,
+    now: Timestamp,
+    keys_before: Timestamp,
+    up_to: u32,
+) -> Result<Backlog> {
+    let holds = sqlx::query(OVERDUE_HOLDS).bind(now.micros()).bind(up_to);
+    let overdue_holds = due(&holds.fetch_one(&mut *conn).await?)?;
+    let keys = sqlx::query(OLD_KEYS).bind(keys_before.micros()).bind(up_to);
+    let old_keys = due(&keys.fetch_one(conn).await?)?;
+    Ok(Backlog {
+        overdue_holds,
+        old_keys,
+    })
+}
+
+fn due(row: &SqliteRow) -> Result<Due> {
+    let count = row.integer("count")?;
+    Ok(Due {
+        count: u64::try_from(count).map_err(|error| undecodable("count", error))?,
+        oldest: row.optional_timestamp("oldest")?,
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use sqlx::{AssertSqlSafe, ConnectOptions as _, Row as _};
@@ -312,6 +353,29 @@ mod tests {
         let rows = sqlx::query(AssertSqlSafe(explain)).fetch_all(conn).await;
         let rows = rows.expect("a plan");
         rows.iter().map(|row| row.get("detail")).collect()
+    }
+
+    #[tokio::test]
+    async fn backlogs_are_counted_by_indexes() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("abunfi.db");
+        open::prepare_relational(&path, true).await.expect("a file");
+        let mut conn = open::writer_options(&path).connect().await.expect("opens");
+        for (query, searches) in [(OVERDUE_HOLDS, 1), (OLD_KEYS, 2)] {
+            let explain = format!("EXPLAIN QUERY PLAN {query}");
+            let rows = sqlx::query(AssertSqlSafe(explain)).fetch_all(&mut conn);
+            let rows = rows.await.expect("a plan");
+            let plan: Vec<String> = rows.iter().map(|row| row.get("detail")).collect();
+            let count = |begin: &str, index: &str| {
+                let of = |step: &&String| step.starts_with(begin) && step.contains(index);
+                plan.iter().filter(of).count()
+            };
+            assert_eq!(count("SEARCH ", " INDEX "), searches, "{plan:?}");
+            for table in ["transactions", "idempotency_keys", "batch_keys"] {
+                assert_eq!(count("SCAN ", table), 0, "{plan:?}");
+            }
+            assert_eq!(count("USE TEMP B-TREE", ""), 0, "{plan:?}");
+        }
     }
 
     #[tokio::test]

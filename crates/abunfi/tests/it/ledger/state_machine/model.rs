@@ -578,7 +578,9 @@ impl Model {
                 .past
                 .iter()
                 .filter(|(at, of, _)| *at <= then && *of == (user, asset));
-            by_then.next_back().map(|(_, _, account)| account.clone())
+            let newest = by_then.next_back().map(|(_, _, account)| account.clone());
+            // The account in the default asset came with the user, before all histories begin.
+            newest.or_else(|| (asset == 0).then(Account::default))
         }))
     }
 
