@@ -182,7 +182,8 @@ pub(crate) struct Verify {
 /// Who does something that the audit trail keeps.
 #[derive(Debug, Args)]
 pub(crate) struct By {
-    /// Who you are, for the audit trail: its row is by `cli:NAME`, else by `cli`; 1 to 100 visible ASCII characters
+    /// Who you are, for the audit trail: its row is by `cli:NAME` for good, else by `cli`; 1 to 100 visible ASCII
+    /// characters, a staff handle and no personal data
     #[arg(long, value_name = "NAME")]
     pub(crate) actor: Option<String>,
 }

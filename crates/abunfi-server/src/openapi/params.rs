@@ -112,9 +112,9 @@ pub(crate) struct CacheParam {
 #[derive(Debug, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub(crate) struct AtParam {
-    /// The balances as they were at this time, changes at that very time included. The account in the default asset
-    /// is there since the user was created, with zeros; another one since its first change. Before the user was
-    /// created the list is empty.
+    /// The balances as they were at this time, changes at that very time included. Accounts that came with
+    /// the user are there since it was created, with zeros; others at the latest since their first change. Before the
+    /// user was created the list is empty.
     #[param(format = DateTime)]
     at: Option<String>,
 }

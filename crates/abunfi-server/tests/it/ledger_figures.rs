@@ -91,13 +91,29 @@ async fn with_an_old_past(config: Config) {
     platform.close().await;
 }
 
+/// The figures, once all came in time: on a busy machine some may not.
+pub(crate) async fn told(platform: &DatabaseService) -> serde_json::Value {
+    let end = Instant::now() + Duration::from_secs(20);
+    loop {
+        let ledger = platform.get_stats().await.ledger;
+        let is_late = |section| ledger.pointer(section).is_some();
+        if !["/checkpoint/error", "/holds/error"]
+            .into_iter()
+            .any(is_late)
+        {
+            return ledger;
+        }
+        assert!(Instant::now() < end, "{ledger}");
+    }
+}
+
 /// Before any sweep: what is opened to be read does none.
 async fn statistics_tell_it(backend: Backend, config: Config) {
     let retention = u64::from(config.idempotency_retention_days) * 24 * 3_600;
     let platform = Box::pin(DatabaseService::open_to_read(config))
         .await
         .unwrap();
-    let ledger = platform.get_stats().await.ledger;
+    let ledger = told(&platform).await;
     platform.close().await;
     let seconds = |pointer: &str| {
         let seconds = ledger.pointer(pointer).and_then(serde_json::Value::as_u64);
@@ -134,12 +150,17 @@ async fn metrics_tell_it(server: &TestServer) {
     let end = Instant::now() + Duration::from_secs(20);
     loop {
         let metrics = server.get("/metrics").expect(200).await.text();
-        let figure = |name: &str| {
+        assert!(Instant::now() < end, "{metrics}");
+        let find = |name: &str| {
             let mut lines = metrics.lines();
             let value = lines.find_map(|line| line.strip_prefix(&format!("abunfi_ledger_{name} ")));
-            let value = value.map(|value| value.parse::<u64>().unwrap());
-            value.unwrap_or_else(|| panic!("{name}: {metrics}"))
+            value.map(|value| value.parse::<u64>().unwrap())
         };
+        // On a busy machine they may not come in time.
+        if find("checkpoint_number").is_none() || find("holds_overdue").is_none() {
+            continue;
+        }
+        let figure = |name: &str| find(name).unwrap_or_else(|| panic!("{name}: {metrics}"));
         assert_eq!(figure("checkpoint_number"), 1);
         assert!(figure("checkpoint_age_seconds") > YEARS_SECONDS);
         assert!(figure("checkpoint_rows_waiting") >= 1);
@@ -150,7 +171,6 @@ async fn metrics_tell_it(server: &TestServer) {
             return assert_eq!(figure("holds_oldest_overdue_seconds"), 0);
         }
         assert!(figure("holds_oldest_overdue_seconds") > YEARS_SECONDS);
-        assert!(Instant::now() < end, "{metrics}");
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }

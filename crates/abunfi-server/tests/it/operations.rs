@@ -34,6 +34,7 @@ async fn health_names_three_databases_whatever_serves_them(server: &TestServer) 
 }
 
 async fn statistics_have_a_section_for_everything(server: &TestServer) {
+    crate::ledger_figures::told(&server.platform).await;
     let stats = server.get("stats").expect(200).await;
     let sections: Vec<_> = stats.json().as_object().unwrap().keys().cloned().collect();
     for section in [

@@ -429,7 +429,7 @@ impl Service {
     }
 
     /// As they were at `at`. Before there was the user, there is no balance; since then, one in the default asset;
-    /// in another asset from its first change on. `None`: there is no such user.
+    /// in another asset at the latest from its first change on. `None`: there is no such user.
     pub async fn balances_at(
         &self,
         user_id: UserId,

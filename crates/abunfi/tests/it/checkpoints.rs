@@ -505,7 +505,10 @@ async fn positions_that_began_anew_are_noticed(stores: &Relational) {
     checkpoint(stores).await;
     let ahead = "UPDATE checkpoint_state SET since = since + 1000000000000";
     stores.raw.execute(ahead).await.unwrap();
+    // Also by whoever asks whether there is anything to be done.
+    assert_eq!(stores.checkpoints.rows_waiting(5).await.unwrap(), 1);
     stores.posted(deposit(user, 1)).await;
+    assert_eq!(stores.checkpoints.rows_waiting(5).await.unwrap(), 2);
     assert_eq!(checkpoint(stores).await.covered_rows, 2);
     stores.posted(deposit(user, 1)).await;
     assert_eq!(checkpoint(stores).await.covered_rows, 3);
@@ -594,6 +597,7 @@ async fn another_cluster_is_noticed(stores: &Relational) {
     );
     let moved = "UPDATE checkpoint_state SET cluster = cluster + 1";
     assert_eq!(stores.raw.execute(moved).await.unwrap(), 1);
+    assert_eq!(stores.checkpoints.rows_waiting(5).await.unwrap(), 2);
     assert_eq!(checkpoint(stores).await.covered_rows, 2);
     check_everything_is_covered(stores).await;
 }

@@ -52,16 +52,24 @@ impl CheckpointStore for Postgres {
         self.trail
             .read(|connection| {
                 scoped(async move {
-                    let rows: i64 = sqlx::query_scalar(
+                    let state = sqlx::query("SELECT * FROM checkpoint_state")
+                        .fetch_one(&mut *connection)
+                        .await?;
+                    // Positions of rows that came with a restore say nothing; then any row may be new.
+                    let waiting = if ids_began_anew(connection, &state).await? {
+                        "SELECT count(*) FROM (SELECT 1 FROM audit WHERE $2::bigint IS NOT NULL LIMIT $1) AS any_row"
+                    } else {
                         "SELECT count(*) FROM (
                              SELECT 1 FROM audit
-                             WHERE written_by >= (SELECT since FROM checkpoint_state)
+                             WHERE written_by >= $2
                                  AND written_by < pg_snapshot_xmax(pg_current_snapshot())::text::bigint
-                             LIMIT $1) AS waiting",
-                    )
-                    .bind(limit(up_to))
-                    .fetch_one(connection)
-                    .await?;
+                             LIMIT $1) AS waiting"
+                    };
+                    let rows: i64 = sqlx::query_scalar(waiting)
+                        .bind(limit(up_to))
+                        .bind(state.integer("since")?)
+                        .fetch_one(connection)
+                        .await?;
                     u64::try_from(rows).map_err(|error| undecodable("count", error))
                 })
             })
@@ -208,10 +216,7 @@ impl Rows for Work<'_> {
                 .optional_id("after_user")?
                 .zip(row.optional_text("after_chain")?),
         };
-        // Positions are transaction ids, which mean nothing after a restore into another cluster.
-        let is_other = self.cluster().await? != row.try_get("cluster")?;
-        let is_reset = self.oldest_running().await? < state.until.unwrap_or(state.since);
-        if is_other || is_reset {
+        if ids_began_anew(self.connection, &row).await? {
             if state.since > 0 {
                 tracing::warn!("transaction ids began anew: the checkpoint looks at every chain");
             }
@@ -221,7 +226,7 @@ impl Rows for Work<'_> {
     }
 
     async fn save_state(&mut self, state: &State) -> Result<(), Self::Error> {
-        let cluster = self.cluster().await?;
+        let cluster = cluster(self.connection).await?;
         let (user, chain) = state.after.clone().unzip();
         sqlx::query(
             "UPDATE checkpoint_state
@@ -354,27 +359,33 @@ impl Rows for Work<'_> {
     }
 }
 
-impl Work<'_> {
-    /// Which cluster this is, where the server tells.
-    async fn cluster(&mut self) -> Result<Option<i64>, sqlx::Error> {
-        let may_ask: bool = sqlx::query_scalar(
-            "SELECT coalesce(has_function_privilege(to_regprocedure('pg_control_system()'), 'EXECUTE'), false)",
-        )
-        .fetch_one(&mut *self.connection)
-        .await?;
-        if !may_ask {
-            return Ok(None);
-        }
-        sqlx::query_scalar("SELECT system_identifier FROM pg_control_system()")
-            .fetch_one(&mut *self.connection)
-            .await
-    }
-
-    async fn oldest_running(&mut self) -> Result<i64, sqlx::Error> {
+/// Whether the positions of a row of `checkpoint_state` say nothing any more: they are transaction ids, which mean
+/// nothing after a restore into another cluster, or into one that has not counted so far yet.
+async fn ids_began_anew(connection: &mut PgConnection, state: &PgRow) -> Result<bool, sqlx::Error> {
+    let position = state
+        .try_get::<Option<i64>, _>("until")?
+        .unwrap_or(state.integer("since")?);
+    let is_other = cluster(connection).await? != state.try_get("cluster")?;
+    let oldest_running: i64 =
         sqlx::query_scalar("SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint")
-            .fetch_one(&mut *self.connection)
-            .await
+            .fetch_one(connection)
+            .await?;
+    Ok(is_other || oldest_running < position)
+}
+
+/// Which cluster this is, where the server tells.
+async fn cluster(connection: &mut PgConnection) -> Result<Option<i64>, sqlx::Error> {
+    let may_ask: bool = sqlx::query_scalar(
+        "SELECT coalesce(has_function_privilege(to_regprocedure('pg_control_system()'), 'EXECUTE'), false)",
+    )
+    .fetch_one(&mut *connection)
+    .await?;
+    if !may_ask {
+        return Ok(None);
     }
+    sqlx::query_scalar("SELECT system_identifier FROM pg_control_system()")
+        .fetch_one(connection)
+        .await
 }
 
 /// Chains with rows at position `$1` or later, after chain `($2, $3)`, at most `$4`, each with its newest

@@ -47,10 +47,13 @@ impl CheckpointStore for Sqlite {
     async fn rows_waiting(&self, up_to: u32) -> Result<u64, StoreError> {
         self.relational
             .read(async |connection| {
+                // Where ids began anew, every row: as `state` sees it.
                 let rows: i64 = sqlx::query_scalar(
                     "SELECT count(*) FROM (
-                         SELECT 1 FROM audit
-                         WHERE rowid >= (SELECT since FROM checkpoint_state) LIMIT ?1)",
+                         SELECT 1 FROM audit WHERE rowid >= (
+                             SELECT CASE WHEN coalesce((SELECT max(rowid) FROM audit), 0) < coalesce(until, since) - 1
+                                 THEN 0 ELSE since END
+                             FROM checkpoint_state) LIMIT ?1)",
                 )
                 .bind(up_to)
                 .fetch_one(connection)
