@@ -3,9 +3,11 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::context::{Actor, Context};
+use crate::audit::Head;
+use crate::context::{Actor, Context, Principal};
 use crate::ids::UserId;
-use crate::money::SignedSum;
+use crate::ledger::Idempotency;
+use crate::money::{Amount, SignedSum};
 
 fn amount(text: &str) -> Amount {
     Amount::parse(text).unwrap()
