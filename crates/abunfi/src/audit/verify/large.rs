@@ -6,6 +6,7 @@
 //! row that changed it. The sums go by what the trail says up to the head.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 use uuid::Uuid;
 
@@ -334,10 +335,11 @@ impl Sink for Heads {
             at: row.at,
             amounts: None,
         };
-        if self.ends.contains_key(&row.chain) {
-            self.twice.push(row.chain);
-        } else {
-            self.ends.insert(row.chain, end);
+        match self.ends.entry(row.chain) {
+            Entry::Vacant(free) => {
+                free.insert(end);
+            }
+            Entry::Occupied(taken) => self.twice.push(taken.key().clone()),
         }
     }
     fn leaf(&mut self, row: &LeafRow<'_>) {

@@ -1,5 +1,6 @@
 //! The judge of whole users: what one short snapshot gave of them.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use sha2::{Digest, Sha256};
@@ -227,10 +228,11 @@ impl Sink for Page {
             amounts: None,
         };
         let key = (row.user_id, row.chain);
-        if self.ends.contains_key(&key) {
-            second_head(key, &mut self.findings);
-        } else {
-            self.ends.insert(key, end);
+        match self.ends.entry(key) {
+            Entry::Vacant(free) => {
+                free.insert(end);
+            }
+            Entry::Occupied(taken) => second_head(taken.key().clone(), &mut self.findings),
         }
     }
 
