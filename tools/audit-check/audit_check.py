@@ -361,6 +361,17 @@ TOTAL = {
 }
 
 
+# Only rows of accounts' chains have one of these; an amount alone may be a price.
+OF_MONEY = (
+    "transaction_id",
+    "shares_micros",
+    "available_after_micros",
+    "locked_after_micros",
+    "shares_after_micros",
+    "locked_shares_after_micros",
+)
+
+
 def after_row(held, row, kind, amount, shares):
     """Available, locked, shares, locked shares after a row."""
     available, locked, own, own_locked = held
@@ -385,6 +396,7 @@ class Batch:
         self.heads = {}
         self.walks = {}
         self.held = {}
+        self.without_account = set()
         self.transactions = {}
 
 
@@ -476,6 +488,13 @@ class Books:
         self.batch.walks[key] = Walk(*self.starts.get(key, (0, ZEROS)))
         if line["type"] == "account":
             self.batch.held[key] = [0, 0, 0, 0] if self.since == 0 else None
+        elif line["chain"] not in ("user", "system") and not line["chain"].startswith("asset:"):
+            self.without_account(key)
+
+    def without_account(self, key):
+        if key not in self.batch.without_account:
+            self.batch.without_account.add(key)
+            self.report.found("user %s, chain %s: it is an account's, and there is no account" % key)
 
     take_chain = take_account
 
@@ -496,6 +515,8 @@ class Books:
             self.report.not_covered += 1
         if key in self.batch.held:
             self.take_money(key, row, place + ", row %d" % row["seq"])
+        elif any(row[name] is not None for name in OF_MONEY):
+            self.without_account(key)
 
     def take_money(self, key, row, place):
         if row["transaction_id"] is None:

@@ -157,7 +157,8 @@ Example:
 /// How to verify.
 #[derive(Debug, Args)]
 pub(crate) struct Verify {
-    /// Only the chains that have changed since this checkpoint, from their rows in it on
+    /// Only the chains that have changed since this checkpoint, from their rows in it on; it is believed, so give none
+    /// that is newer than what you published, or than what an earlier clean run reported
     #[arg(long, value_name = "CHECKPOINT")]
     pub(crate) since: Option<i64>,
 

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use abunfi::audit::checkpoint::PublicKey;
-use abunfi::audit::verify::{Options, Progress, Report};
+use abunfi::audit::verify::{Anchor, Options, Progress, Report};
 use abunfi::config::Loaded;
 use serde_json::json;
 
@@ -73,7 +73,16 @@ fn options(asked: &Verify) -> Result<Options, Misuse> {
         })?);
     }
     if let Some(file) = &asked.anchor {
-        options.anchor = Some((&anchor::read(file)?).into());
+        let anchor: Anchor = (&anchor::read(file)?).into();
+        // Nobody outside the database vouches for a later one, and it would be believed.
+        if let Some(since) = asked.since.filter(|since| *since > anchor.number) {
+            return Err(Misuse(format!(
+                "--since {since} is newer than what was published: the anchor is of checkpoint {}; give a --since up to \
+                 that, or leave it out",
+                anchor.number
+            )));
+        }
+        options.anchor = Some(anchor);
     }
     Ok(options)
 }
@@ -114,6 +123,13 @@ fn shown(report: &Report, took: Duration, trusted: &[PublicKey]) -> String {
         "checkpoints: {}, over {} rows; not checkpointed yet: {} rows",
         checkpoints.count, checkpoints.covered_rows, read.not_checkpointed
     ));
+    if let Some(hash) = &report.since_hash {
+        lines.push(format!(
+            "since: checkpoint {} with the hash {hash}, which is believed: compare it with what was published, or with \
+             what an earlier run reported",
+            report.since
+        ));
+    }
     if let (Some(number), Some(later)) = (checkpoints.anchored, checkpoints.not_anchored) {
         lines.push(format!(
             "anchored: up to checkpoint {number}; not anchored yet: {later} checkpoints"
@@ -234,6 +250,7 @@ mod tests {
     fn clean(since: i64, number: i64, from: Option<i64>, anchored: Option<i64>) -> Report {
         Report {
             since,
+            since_hash: None,
             newest: Newest {
                 checkpoint: number,
                 signed_by: from.map(|_from| "1f0c".to_owned()),

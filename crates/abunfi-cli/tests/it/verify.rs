@@ -90,6 +90,9 @@ fn what_is_proved_is_said_with_who_signed_it() {
             .contains("\nwhat has changed since checkpoint 1 agrees; "),
         "{ran:?}"
     );
+    let hash = made["hash"].as_str().unwrap();
+    let believed = format!("\nsince: checkpoint 1 with the hash {hash}, which is believed: ");
+    assert!(ran.out.contains(&believed), "{ran:?}");
     let report = place.run(&[&since[..], &["--json"]].concat()).json();
     let (ledger, file) = (&report["ledger_id"], "anchor.json");
     assert_eq!(place.run(&["audit", "anchor", "--out", file]).code, 0);
@@ -97,6 +100,7 @@ fn what_is_proved_is_said_with_who_signed_it() {
     assert_eq!(*ledger, checked["ledger_id"]);
     for (field, value) in [
         ("since", &1.into()),
+        ("since_hash", &made["hash"]),
         ("checkpoint", &1.into()),
         ("checkpoint_hash", &made["hash"]),
         ("signed_by", &made["public_key"]),
@@ -104,6 +108,30 @@ fn what_is_proved_is_said_with_who_signed_it() {
     ] {
         assert_eq!(report[field], *value, "{field}");
     }
+}
+
+/// Nobody outside the database vouches for a checkpoint after the published one, and `--since` would believe it.
+#[test]
+fn a_start_after_what_was_published_is_refused() {
+    let place = place();
+    assert_eq!(place.run(&["audit", "checkpoint"]).code, 0);
+    assert_eq!(
+        place.run(&["audit", "anchor", "--out", "anchor.json"]).code,
+        0
+    );
+    assert_eq!(
+        place
+            .run(&["keys", "create", "payments", "--scopes", "read"])
+            .code,
+        0
+    );
+    assert_eq!(place.run(&["audit", "checkpoint"]).code, 0);
+    let ran = place.run(&["verify", "--since", "2", "--anchor", "anchor.json"]);
+    assert_eq!(ran.code, 2, "{ran:?}");
+    let says = "--since 2 is newer than what was published: the anchor is of checkpoint 1;";
+    assert!(ran.err.contains(says), "{ran:?}");
+    let ran = place.run(&["verify", "--since", "1", "--anchor", "anchor.json"]);
+    assert_eq!(ran.code, 0, "{ran:?}");
 }
 
 #[test]

@@ -14,10 +14,13 @@ use crate::users::{KycChange, KycStatus, UserStatus};
 /// The chain of what operators do.
 pub const SYSTEM_CHAIN: &str = "system";
 
+/// How the names of chains of share prices begin.
+pub const ASSET_CHAINS: &str = "asset:";
+
 /// The chain of an asset's share price.
 #[must_use]
 pub fn asset_chain(asset: &Asset) -> String {
-    format!("asset:{asset}")
+    format!("{ASSET_CHAINS}{asset}")
 }
 
 /// A user became active, suspended or closed.

@@ -4,8 +4,9 @@ use std::collections::HashMap;
 
 use super::books::Known;
 use super::{Report, Walk};
+use crate::audit::drafts::{ASSET_CHAINS, SYSTEM_CHAIN};
 use crate::audit::format::{AccountLine, EntryLine, Line, Micros, RowLine, TransactionLine};
-use crate::audit::{Entry, Head};
+use crate::audit::{Entry, Head, USER_CHAIN};
 use crate::ids::{TransactionId, UserId};
 
 type Key = (UserId, String);
@@ -15,6 +16,8 @@ struct Chain {
     end: Head,
     walk: Walk,
     account: Option<AccountLine>,
+    /// That it has none, though it must, is said.
+    is_without_account: bool,
     amounts: Option<Amounts>,
     totals: Totals,
 }
@@ -55,6 +58,25 @@ pub(super) struct Batch {
 
 /// The types that a transaction can have.
 const KINDS: [&str; 4] = ["deposit", "withdraw", "yield_harvest", "referral_bonus"];
+
+/// Of these names are the chains whose heads are no accounts.
+fn has_no_account(chain: &str) -> bool {
+    chain == USER_CHAIN || chain == SYSTEM_CHAIN || chain.starts_with(ASSET_CHAINS)
+}
+
+fn is_of_money(row: &Entry) -> bool {
+    // An amount alone may be a price.
+    row.transaction_id.is_some() || row.shares.is_some() || row.after.is_some()
+}
+
+fn without_account(key: &Key, report: &mut Report) {
+    report.found(|| {
+        format!(
+            "user {}, chain {}: it is an account's, and there is no account",
+            key.0, key.1
+        )
+    });
+}
 
 impl Batch {
     /// The first and the last of its users.
@@ -115,10 +137,14 @@ impl Batch {
         let chain = Chain {
             end,
             walk: Walk::from(start),
+            is_without_account: account.is_none() && !has_no_account(&key.1),
             account,
             amounts: (!self.is_incremental).then_some([0; 4]),
             totals: Totals::default(),
         };
+        if chain.is_without_account {
+            without_account(&key, report);
+        }
         self.chains.insert(key, chain);
     }
 
@@ -161,6 +187,11 @@ impl Batch {
             (Some(_), Some(id)) => self.money(&key, id, &row, report),
             (Some(_), None) => {
                 report.found(|| format!("{}: row {seq} is of no transaction", place()));
+            }
+            // Only an account's chain has rows of transactions.
+            (None, _) if is_of_money(&row) && !chain.is_without_account => {
+                chain.is_without_account = true;
+                without_account(&key, report);
             }
             (None, _) => {}
         }

@@ -46,6 +46,8 @@ pub(super) struct Chain {
     sound: bool,
     /// Rows after the head were reported already.
     is_beyond: bool,
+    /// That there is no account was.
+    is_without_account: bool,
 }
 
 impl Chain {
@@ -61,6 +63,7 @@ impl Chain {
             amounts: Some([0; 4]),
             sound: true,
             is_beyond: false,
+            is_without_account: false,
         }
     }
 
@@ -144,8 +147,24 @@ impl Chain {
             findings.add(place, "transaction_id", "a transaction", "nothing");
         }
         let sound = findings.count() == before;
+        self.demand_an_account(row, findings);
         self.follow(row, sound);
         genuine
+    }
+
+    /// Only an account's chain has rows of transactions. With its head anywhere else, the account was taken away
+    /// and the balance with it; what the rows say still agrees with itself. Once for a chain.
+    fn demand_an_account(&mut self, row: &AuditRow<'_>, findings: &mut Findings) {
+        let has_head_only = self.end.as_ref().is_some_and(|end| end.amounts.is_none());
+        if has_head_only && !self.is_without_account && row.is_of_money() {
+            self.is_without_account = true;
+            let place = || Place::Account {
+                user_id: self.user,
+                asset: self.name.clone(),
+            };
+            let expected = "an account: the rows of its chain are of transactions";
+            findings.add(place, "row", expected, "no account");
+        }
     }
 
     /// What is wrong with where the row stands.

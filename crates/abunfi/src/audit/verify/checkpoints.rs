@@ -46,6 +46,9 @@ pub struct Checkpoints {
     /// Shown beside them.
     #[serde(skip)]
     pub newest: Newest,
+    /// The hash of the one that it began with, as hexadecimal digits.
+    #[serde(skip)]
+    pub since_hash: Option<String>,
     /// How many there are.
     pub count: i64,
     /// Rows of the trail that the newest covers.
@@ -58,8 +61,8 @@ pub struct Checkpoints {
 
 /// Judges all checkpoints up to the newest one there is now: of each that it follows the one before, its hash and
 /// its signature, and of those from `since` on that the leaves make its root. What `since` is trusted for (where
-/// each chain was) is so proved by its own root, whatever was changed before it, and the checkpoint by the chain
-/// of hashes and signatures, which is whole.
+/// each chain was) is so held against its own root, whatever was changed since it was made, and the checkpoint against
+/// the chain of hashes and signatures, which is whole. That it was made honestly is for the caller to know.
 ///
 /// # Errors
 /// When the store fails.
@@ -70,17 +73,7 @@ pub(super) async fn judge(
 ) -> Result<Checkpoints, StoreError> {
     let since = options.since.unwrap_or(0).max(0);
     let Some(newest) = store.newest_checkpoint().await? else {
-        unused_leaves(store, (i64::MIN, i64::MAX), findings).await?;
-        changes_of_none(&mut Changes::all(store), store, findings).await?;
-        if since > 0 {
-            no_checkpoint(since, findings);
-        }
-        let newest = Newest::of(store.ledger_id().await?, None, None);
-        without_any(options, findings);
-        return Ok(Checkpoints {
-            newest,
-            ..Checkpoints::default()
-        });
+        return judge_none(store, options, findings).await;
     };
     let (mut replay, mut changes) = match since {
         0 => (Replay::of(store, findings).await?, Changes::all(store)),
@@ -90,7 +83,7 @@ pub(super) async fn judge(
         ),
     };
     let (mut previous, mut after): (Option<Checkpoint>, i64) = (None, 0);
-    let (mut signed_from, mut was_signed) = (None, false);
+    let (mut signed_from, mut was_signed, mut since_hash) = (None, false, None);
     while after < newest.number {
         let page = store.checkpoints(after, ROWS).await?;
         if page.is_empty() {
@@ -104,6 +97,9 @@ pub(super) async fn judge(
             judge_one(&checkpoint, previous.as_ref(), options, findings);
             while let Some(change) = changes.next(checkpoint.number).await? {
                 replay.change(&change, findings);
+            }
+            if checkpoint.number == since {
+                since_hash = Some(hex::encode(checkpoint.hash));
             }
             if checkpoint.number >= since {
                 replay.compare(&checkpoint, findings);
@@ -127,12 +123,32 @@ pub(super) async fn judge(
         newest: Newest::of(store.ledger_id().await?, previous.as_ref(), signed_from),
         count: previous.as_ref().map_or(0, |newest| newest.number),
         covered_rows: previous.as_ref().map_or(0, |newest| newest.covered_rows),
+        since_hash,
         ..Checkpoints::default()
     };
     if let Some(anchor) = &options.anchor {
         compare_anchor(store, anchor, &mut result, findings).await?;
     }
     Ok(result)
+}
+
+/// There is no checkpoint, so nothing belongs to one.
+async fn judge_none(
+    store: &dyn CheckpointStore,
+    options: &Options,
+    findings: &mut Findings,
+) -> Result<Checkpoints, StoreError> {
+    unused_leaves(store, (i64::MIN, i64::MAX), findings).await?;
+    changes_of_none(&mut Changes::all(store), store, findings).await?;
+    if let Some(since) = options.since.filter(|since| *since > 0) {
+        no_checkpoint(since, findings);
+    }
+    let newest = Newest::of(store.ledger_id().await?, None, None);
+    without_any(options, findings);
+    Ok(Checkpoints {
+        newest,
+        ..Checkpoints::default()
+    })
 }
 
 /// What is left of the changes belongs to checkpoints that were made meanwhile, or to one that was deleted.

@@ -6,15 +6,16 @@
 //! row that changed it. The sums go by what the trail says up to the head.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 use uuid::Uuid;
 
 use super::chain::{Chain, End, beyond_head};
 use super::finding::Findings;
 use super::page::{
-    AssetSums, Counts, Judged, PrivateKey, USER_CHAIN, add_to_asset, commitment, end_of, erased_at,
-    is_erased, judge_account, judge_leaf, judge_missing, judge_private, judge_salt, report_missing,
-    report_uncommitted,
+    AssetSums, ChainKey, Counts, Judged, PrivateKey, USER_CHAIN, add_to_asset, commitment, end_of,
+    erased_at, is_erased, judge_account, judge_leaf, judge_missing, judge_private, judge_salt,
+    report_missing, report_uncommitted, report_without_account, second_head,
 };
 use super::rows::{
     AccountRow, AuditRow, EntryRow, HeadRow, LeafRow, PrivateRow, Sink, TransactionRow,
@@ -38,6 +39,8 @@ pub(super) struct How {
 struct Heads {
     accounts: Vec<AccountRow>,
     ends: BTreeMap<String, End>,
+    /// Chains of accounts that have another head.
+    twice: Vec<String>,
     /// The newest row of each chain that a checkpoint names.
     named: BTreeMap<String, (i64, i64, Hash)>,
 }
@@ -97,6 +100,9 @@ pub(super) async fn judge(
     let mut counts = Counts::default();
     let mut heads = Heads::default();
     store.heads(user, &mut heads).await?;
+    for name in std::mem::take(&mut heads.twice) {
+        second_head((user, name), &mut findings);
+    }
     let mut unseen = heads.ends.clone();
     let mut name = String::new();
     while let Some(next) = store.next_chain(user, &name).await? {
@@ -129,7 +135,7 @@ pub(super) async fn judge(
             report_missing(user, name, number, seq, &hash, &mut findings);
         }
     }
-    let mut sums: BTreeMap<String, Sums> = BTreeMap::new();
+    let mut sums: BTreeMap<ChainKey, Sums> = BTreeMap::new();
     let mut from = Some(Uuid::nil());
     while let Some(start) = from {
         let mut part = TransactionsPart {
@@ -145,17 +151,21 @@ pub(super) async fn judge(
         let transactions = part.transactions;
         counts.transactions += transactions.rows;
         counts.entries += transactions.entries;
-        for ((_, asset), part) in transactions.close(&mut findings) {
-            sums.entry(asset).or_default().add(&part);
+        for (key, part) in transactions.close(&mut findings) {
+            sums.entry(key).or_default().add(&part);
         }
         from = last.and_then(|last| last.as_u128().checked_add(1).map(Uuid::from_u128));
     }
+    report_without_account(&sums, &heads.accounts, &mut findings);
     let mut assets = AssetSums::new();
     for account in &heads.accounts {
         counts.accounts += 1;
         judge_account(
             account,
-            &sums.get(&account.asset).copied().unwrap_or_default(),
+            &sums
+                .get(&(user, account.asset.clone()))
+                .copied()
+                .unwrap_or_default(),
             &mut findings,
         );
         add_to_asset(&mut assets, account);
@@ -325,7 +335,12 @@ impl Sink for Heads {
             at: row.at,
             amounts: None,
         };
-        self.ends.insert(row.chain, end);
+        match self.ends.entry(row.chain) {
+            Entry::Vacant(free) => {
+                free.insert(end);
+            }
+            Entry::Occupied(taken) => self.twice.push(taken.key().clone()),
+        }
     }
     fn leaf(&mut self, row: &LeafRow<'_>) {
         let leaf = (
@@ -396,12 +411,15 @@ impl Sink for TransactionsPart<'_> {
         self.transactions.row(row);
     }
     fn audit(&mut self, row: &AuditRow<'_>) {
-        let is_of_chain = |last: &i64| (1..=*last).contains(&row.seq);
-        if !self.now.get(row.chain).is_some_and(is_of_chain) {
+        let end = self.ends.get(row.chain);
+        let last = end.map_or(0, |end| end.seq);
+        // That a chain has no account is reported there too, and its transactions are not to blame for it.
+        let without = end.filter(|end| end.amounts.is_none()).map(|end| end.seq);
+        let now = self.now.get(row.chain).copied().or(without);
+        if !now.is_some_and(|now| (1..=now).contains(&row.seq)) {
             // Reported where its chain is judged, as what is wrong with a hash is.
             return;
         }
-        let last = self.ends.get(row.chain).map_or(0, |end| end.seq);
         let genuine = row.computed_hash(&mut self.buffer) == *row.hash;
         self.transactions
             .audit(row, genuine, row.seq <= last, self.findings);

@@ -66,7 +66,8 @@ pub struct Options {
     /// A checkpoint that was published: the database must have that very one.
     pub anchor: Option<Anchor>,
     /// Only chains that have changed since the checkpoint of that number, from their rows in it on, and roots of
-    /// checkpoints from it on. Reads a row for each checkpoint, chain and leaf there is, and else what is new.
+    /// checkpoints from it on. That one is trusted, so it must be one that was published or that an earlier clean run
+    /// reported, or be older than such a one. Reads a row for each checkpoint, chain and leaf there is, and else what is new.
     pub since: Option<i64>,
 }
 
@@ -118,6 +119,9 @@ impl Progress for () {
 pub struct Report {
     /// Only what has changed since that checkpoint; 0: everything.
     pub since: i64,
+    /// Its hash, as hexadecimal digits: to be compared with what was published, or reported by an earlier run. That it
+    /// was made honestly is not proved from it on.
+    pub since_hash: Option<String>,
     #[serde(flatten)]
     pub newest: Newest,
     /// Nothing disagrees.
@@ -172,6 +176,7 @@ impl Verifier {
         run::all(&self.store, options, &progress, &mut found).await?;
         Ok(Report {
             since: options.since.unwrap_or(0),
+            since_hash: checkpoints.since_hash.take(),
             newest: std::mem::take(&mut checkpoints.newest),
             clean: found.count == 0,
             read: found.counts,

@@ -1,6 +1,7 @@
 //! The judge of whole users: what one short snapshot gave of them.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
@@ -192,6 +193,9 @@ impl Page {
         self.counts.entries = self.transactions.entries;
         let sums = std::mem::take(&mut self.transactions).close(&mut self.findings);
         let mut assets = AssetSums::new();
+        if self.is_whole {
+            report_without_account(&sums, &self.accounts, &mut self.findings);
+        }
         self.counts.accounts = u64::try_from(self.accounts.len()).unwrap_or(u64::MAX);
         for account in &self.accounts {
             if self.is_whole {
@@ -223,7 +227,13 @@ impl Sink for Page {
             at: row.at,
             amounts: None,
         };
-        self.ends.insert((row.user_id, row.chain), end);
+        let key = (row.user_id, row.chain);
+        match self.ends.entry(key) {
+            Entry::Vacant(free) => {
+                free.insert(end);
+            }
+            Entry::Occupied(taken) => second_head(taken.key().clone(), &mut self.findings),
+        }
     }
 
     fn known(&mut self, user: Uuid, chain: &str, seq: i64) {
@@ -327,6 +337,36 @@ pub(super) fn end_of(row: &AccountRow) -> End {
         hash: row.chain_hash.clone(),
         at: row.chain_at,
         amounts: Some([row.available, row.locked, row.shares, row.locked_shares]),
+    }
+}
+
+/// An account is the head of its chain: beside it there is none, and it is the account's that counts.
+pub(super) fn second_head((user_id, chain): ChainKey, findings: &mut Findings) {
+    let place = || Place::ChainHead { user_id, chain };
+    let expected = "no head: the chain ends where the account says";
+    findings.add(place, "row", expected, "a head");
+}
+
+/// What transactions come to is somebody's: without an account it is in no balance.
+pub(super) fn report_without_account(
+    sums: &BTreeMap<ChainKey, Sums>,
+    accounts: &[AccountRow],
+    findings: &mut Findings,
+) {
+    let accounts: HashSet<(Uuid, &str)> = accounts
+        .iter()
+        .map(|account| (account.user_id, account.asset.as_str()))
+        .collect();
+    for ((user_id, asset), sums) in sums {
+        // One that began after the heads were read comes to nothing yet.
+        if accounts.contains(&(*user_id, asset.as_str())) || *sums == Sums::default() {
+            continue;
+        }
+        let place = || Place::Account {
+            user_id: *user_id,
+            asset: asset.clone(),
+        };
+        findings.add(place, "balance", Micros(sums.user), "no account");
     }
 }
 

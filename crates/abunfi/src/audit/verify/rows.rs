@@ -40,6 +40,13 @@ pub struct AuditRow<'r> {
 }
 
 impl AuditRow<'_> {
+    /// Whether it says what a transaction did to an account.
+    pub(super) fn is_of_money(&self) -> bool {
+        // An amount alone may be a price.
+        let has_after = self.after.iter().any(Option::is_some);
+        self.transaction_id.is_some() || self.shares.is_some() || has_after
+    }
+
     /// The hash that this row must have: the format of
     /// [`Entry::computed_hash`](crate::audit::Entry::computed_hash), put together in `buffer` so that a row
     /// costs one call of the hash function and no allocation.

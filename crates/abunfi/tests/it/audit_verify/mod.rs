@@ -26,6 +26,7 @@ mod incremental;
 mod orphans;
 mod tampering;
 mod untouched;
+mod without_account;
 
 /// One of each kind of history, and where what tests change is.
 #[derive(Debug, Clone, Copy)]

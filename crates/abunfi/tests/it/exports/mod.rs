@@ -30,6 +30,7 @@ mod edits;
 mod incremental;
 mod late_key;
 mod streamed;
+mod without_account;
 
 on_every_backend!(
     an_export_agrees_with_itself_and_every_edit_is_seen,

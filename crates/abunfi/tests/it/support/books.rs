@@ -7,7 +7,7 @@ use abunfi::ledger::Page;
 use abunfi::money::SignedSum;
 use abunfi_testkit::books::all_violations;
 
-use super::Relational;
+use super::{Backend, Relational};
 
 impl Relational {
     /// Stops the test unless everything that must hold of the books holds.
@@ -18,6 +18,40 @@ impl Relational {
             self.check_chain(user, USER_CHAIN).await;
         }
         self.check_chain(PLATFORM, "system").await;
+    }
+
+    /// What somebody with the database's password can do: puts the head of an account's chain where those of other
+    /// chains are.
+    pub(crate) async fn put_head_beside(&self, user: UserId, asset: &str) {
+        let of = self.of_account(user, asset);
+        let sql = format!(
+            "INSERT INTO chain_heads (user_id, chain, seq, hash, at)
+             SELECT user_id, asset, version, chain_hash, chain_at {of}"
+        );
+        assert_eq!(self.raw.execute(&sql).await.expect("a head"), 1);
+    }
+
+    /// The same, and deletes the account.
+    pub(crate) async fn take_account_away(&self, user: UserId, asset: &str) {
+        self.put_head_beside(user, asset).await;
+        let delete = format!("DELETE {}", self.of_account(user, asset));
+        let delete = match self.backend {
+            Backend::Postgres => {
+                let unbind = "ALTER TABLE accounts DISABLE TRIGGER USER";
+                self.raw.execute(unbind).await.expect("no trigger");
+                delete
+            }
+            Backend::Sqlite => format!("PRAGMA foreign_keys = OFF; {delete}"),
+        };
+        assert_eq!(self.raw.execute(&delete).await.expect("no account"), 1);
+    }
+
+    fn of_account(&self, user: UserId, asset: &str) -> String {
+        let user = match self.backend {
+            Backend::Postgres => format!("'{user}'"),
+            Backend::Sqlite => format!("x'{}'", user.0.simple()),
+        };
+        format!("FROM accounts WHERE user_id = {user} AND asset = '{asset}'")
     }
 
     /// The part of it that asks the rows alone, in one question.

@@ -138,7 +138,8 @@ pub(super) async fn users(
 }
 
 /// A chain has changed if its head is not where the checkpoint has it; if a later checkpoint has it elsewhere, also
-/// when it was cut back to where it was; and if it has rows beyond its head, which nobody wrote who may.
+/// when it was cut back to where it was; if it has rows beyond its head, which nobody wrote who may; and if its head
+/// is beside the accounts and it is none of the platform's chains: an account's, which has been taken away.
 async fn changed(
     connection: &mut SqliteConnection,
     from: Uuid,
@@ -148,13 +149,15 @@ async fn changed(
 ) -> Result<String> {
     let mut changed = Vec::new();
     let mut rows = sqlx::query(
-        "SELECT h.user_id, h.chain, coalesce(c.seq, 0)
-         FROM (SELECT user_id, asset AS chain, version AS seq, chain_hash AS hash FROM accounts
+        "SELECT DISTINCT h.user_id, h.chain, coalesce(c.seq, 0)
+         FROM (SELECT user_id, asset AS chain, version AS seq, chain_hash AS hash, false AS is_odd FROM accounts
                WHERE user_id BETWEEN ?1 AND ?2
                UNION ALL
-               SELECT user_id, chain, seq, hash FROM chain_heads WHERE user_id BETWEEN ?1 AND ?2
+               SELECT user_id, chain, seq, hash,
+                      NOT (chain IN ('user', 'system') OR substr(chain, 1, 6) = 'asset:')
+               FROM chain_heads WHERE user_id BETWEEN ?1 AND ?2
                UNION ALL
-               SELECT user_id, chain, 0, NULL FROM chain_leaves AS gone
+               SELECT user_id, chain, 0, NULL, false FROM chain_leaves AS gone
                WHERE user_id BETWEEN ?1 AND ?2
                    AND NOT EXISTS (SELECT 1 FROM accounts
                        WHERE user_id = gone.user_id AND asset = gone.chain)
@@ -163,7 +166,7 @@ async fn changed(
          LEFT JOIN chain_leaves AS l ON l.user_id = h.user_id AND l.chain = h.chain
          LEFT JOIN leaf_changes AS c ON c.leaf = l.leaf AND c.checkpoint = (
              SELECT max(checkpoint) FROM leaf_changes WHERE leaf = l.leaf AND checkpoint <= ?3)
-         WHERE h.seq <> coalesce(c.seq, 0) OR h.hash <> c.hash
+         WHERE h.is_odd OR h.seq <> coalesce(c.seq, 0) OR h.hash <> c.hash
              OR EXISTS (SELECT 1 FROM leaf_changes AS later
                  WHERE later.leaf = l.leaf AND later.checkpoint > ?3)
              OR EXISTS (SELECT 1 FROM audit AS beyond
