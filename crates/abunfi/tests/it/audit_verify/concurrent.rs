@@ -1,11 +1,12 @@
 //! Beside heavy writing the verifier sees no false alarm.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use abunfi::audit::verify::Options;
 use abunfi::ids::TransactionId;
 use abunfi::ledger::{Settlement, TransactionType};
+use tokio::sync::Semaphore;
 
 use super::{checkpoint, verify, verify_with};
 use crate::support::make::{Shape as _, deposit, posting, settle, submit, units, withdraw};
@@ -17,13 +18,17 @@ on_every_backend!(no_false_alarm_beside_postings_settling_and_checkpoints);
 const WRITERS: u64 = 4;
 const ROUNDS: usize = 12;
 const MAX_ROUNDS: usize = 10 * ROUNDS;
+/// What is written beside one verification at most. Without a bound a slow machine would write ever more that is to be
+/// verified ever more slowly.
+const WRITES: usize = 100;
 
-/// Posts, holds, submits and settles on few users until it is told to stop; how much it did.
-async fn write(stores: &Relational, seed: u64, stop: &AtomicBool, done: &AtomicU64) {
+/// Posts, holds, submits and settles on few users as often as it may, until the turns are closed; how much it did.
+async fn write(stores: &Relational, seed: u64, turns: &Semaphore, done: &AtomicU64) {
     let mut random = Random::of(seed);
     let users = stores.all_users().await;
     let mut pending: Vec<(abunfi::ids::UserId, TransactionId)> = Vec::new();
-    while !stop.load(Ordering::Relaxed) {
+    while let Ok(turn) = turns.acquire().await {
+        turn.forget();
         let user = *random.pick(&users);
         let command = match random.below(7) {
             0 | 1 => deposit(user, 100),
@@ -60,15 +65,12 @@ async fn no_false_alarm_beside_postings_settling_and_checkpoints(stores: &Relati
     for index in 0..6 {
         stores.user_with(&format!("user-{index}"), 1_000).await;
     }
-    let (stop, done) = (
-        Arc::new(AtomicBool::new(false)),
-        Arc::new(AtomicU64::new(0)),
-    );
+    let (turns, done) = (Arc::new(Semaphore::new(0)), Arc::new(AtomicU64::new(0)));
     let mut writers = Vec::new();
     for seed in 0..WRITERS {
-        let (stores, stop, done) = (stores.clone(), stop.clone(), done.clone());
+        let (stores, turns, done) = (stores.clone(), turns.clone(), done.clone());
         writers.push(tokio::spawn(async move {
-            write(&stores, seed, &stop, &done).await
+            write(&stores, seed, &turns, &done).await
         }));
     }
     let (mut read, mut during, mut newest) = (0, 0, None);
@@ -82,6 +84,7 @@ async fn no_false_alarm_beside_postings_settling_and_checkpoints(stores: &Relati
         let page_rows = if round % 2 == 0 { 8_192 } else { 9 };
         // Everything, and what has changed since the newest checkpoint.
         for since in [None, newest] {
+            turns.add_permits(WRITES - turns.available_permits());
             let options = Options {
                 workers: 2,
                 page_rows,
@@ -101,7 +104,7 @@ async fn no_false_alarm_beside_postings_settling_and_checkpoints(stores: &Relati
             newest = Some(checkpoint(stores).await.number);
         }
     }
-    stop.store(true, Ordering::Relaxed);
+    turns.close();
     for writer in writers {
         writer.await.unwrap();
     }

@@ -108,7 +108,14 @@ async fn without_its_key_a_service_makes_no_checkpoint_after_a_signed_one(stores
     stores.posted(deposit(users[0], 1)).await;
     let due = signing.checkpoint_if_due(Duration::ZERO, 1).await.unwrap();
     assert_eq!(due.made().unwrap().number, 4);
-    let idle = without.checkpoint_if_due(Duration::ZERO, 1).await.unwrap();
-    assert_eq!(idle, Checkpointed::Nothing);
+    // While a transaction of another test is open on the server, rows that are covered may count as waiting.
+    for tries in 0.. {
+        let idle = without.checkpoint_if_due(Duration::ZERO, 1).await.unwrap();
+        if idle == Checkpointed::Nothing {
+            break;
+        }
+        assert!(tries < 600 && idle == Checkpointed::NeedsKey { newest: 4 });
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
     assert_clean(&export(&without, 0).await, Some(&signer()));
 }
