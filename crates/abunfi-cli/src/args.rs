@@ -158,7 +158,7 @@ Example:
 #[derive(Debug, Args)]
 pub(crate) struct Verify {
     /// Only the chains that have changed since this checkpoint, from their rows in it on; it is believed, so give none
-    /// that is newer than what you published, or than what an earlier clean run reported
+    /// that is newer than the checkpoint of an earlier clean run
     #[arg(long, value_name = "CHECKPOINT")]
     pub(crate) since: Option<i64>,
 

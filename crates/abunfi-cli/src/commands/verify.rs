@@ -125,8 +125,8 @@ fn shown(report: &Report, took: Duration, trusted: &[PublicKey]) -> String {
     ));
     if let Some(hash) = &report.since_hash {
         lines.push(format!(
-            "since: checkpoint {} with the hash {hash}, which is believed: compare it with what was published, or with \
-             what an earlier run reported",
+            "since: checkpoint {} with the hash {hash}, which is believed: compare it with what an \
+             earlier clean run reported",
             report.since
         ));
     }

@@ -66,8 +66,8 @@ pub struct Options {
     /// A checkpoint that was published: the database must have that very one.
     pub anchor: Option<Anchor>,
     /// Only chains that have changed since the checkpoint of that number, from their rows in it on, and roots of
-    /// checkpoints from it on. That one is trusted, so it must be one that was published or that an earlier clean run
-    /// reported, or be older than such a one. Reads a row for each checkpoint, chain and leaf there is, and else what is new.
+    /// checkpoints from it on. That one is trusted, so it must be the newest one of an earlier clean run, or be
+    /// older than such a one; that it was published says when it was made, and not that it was made honestly. Reads a row for each checkpoint, chain and leaf there is, and else what is new.
     pub since: Option<i64>,
 }
 

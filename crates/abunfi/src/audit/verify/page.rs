@@ -241,6 +241,7 @@ impl Sink for Page {
     }
 
     fn leaf(&mut self, row: &LeafRow<'_>) {
+        self.rows += 1;
         let hash = row.hash.try_into().unwrap_or_default();
         let leaves = self
             .leaves
@@ -250,6 +251,7 @@ impl Sink for Page {
     }
 
     fn private(&mut self, row: &PrivateRow<'_>) {
+        self.rows += 1;
         judge_salt(row, &mut self.findings);
         self.private.insert(row.key(), commitment(row));
     }

@@ -25,6 +25,8 @@ pub(super) struct Replay {
     /// Where each leaf's chain ended.
     seqs: Vec<i64>,
     covered: i64,
+    /// A leaf was not in its place: none of the later ones is, then, and one finding says so.
+    is_misplaced: bool,
     /// The last root was not as it should be: one edited leaf is one finding, not one for each later root.
     disagrees: bool,
 }
@@ -127,6 +129,10 @@ impl Replay {
             unused_leaf(leaf, findings);
             return;
         }
+        if leaf.leaf < 0 {
+            not_in_its_place(number, 0, leaf.leaf, findings);
+            return;
+        }
         let index = self.leaves.len();
         self.add_leaf(&leaf, held.map_or(number, |held| held.checkpoint), findings);
         let Some(LeafChange { head, .. }) = held else {
@@ -143,7 +149,8 @@ impl Replay {
     /// The next leaf's chain, which checkpoint `number` has.
     fn add_leaf(&mut self, leaf: &Leaf, number: i64, findings: &mut Findings) {
         let expected = i64::try_from(self.leaves.len()).unwrap_or(i64::MAX);
-        if leaf.leaf != expected {
+        if leaf.leaf != expected && !self.is_misplaced {
+            self.is_misplaced = true;
             let place = || Place::Leaf {
                 number,
                 user_id: leaf.user_id.0,

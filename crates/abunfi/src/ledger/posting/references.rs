@@ -6,7 +6,7 @@ use super::super::{Action, Command, Idempotency};
 use super::{AccountKey, AnswerKey};
 use crate::ids::{TransactionId, UserId};
 
-/// What a set of commands refers to: what a store must load into [`Books`] before deciding.
+/// What a set of commands refers to: what a store must load into [`Books`](super::Books) before deciding.
 #[derive(Debug, Clone, Default)]
 pub struct References {
     /// Of postings; settling learns its account from the transaction.

@@ -20,7 +20,8 @@ const LEAF_STATES: &str = "SELECT l.user_id, l.chain, l.leaf, c.checkpoint, c.se
 const LEAVES_AS_OF: &str = "
     SELECT l.user_id, l.chain, l.leaf, c.checkpoint, c.seq, c.hash,
            c.leaf IS NOT NULL OR coalesce(
-               (SELECT true FROM leaf_changes AS any_of WHERE any_of.leaf = l.leaf LIMIT 1), false) AS is_used
+               (SELECT true FROM leaf_changes AS any_of WHERE any_of.leaf = l.leaf
+                ORDER BY any_of.checkpoint LIMIT 1), false) AS is_used
     FROM chain_leaves AS l
     LEFT JOIN LATERAL (
         SELECT * FROM leaf_changes AS c WHERE c.leaf = l.leaf AND c.checkpoint <= $2

@@ -21,6 +21,8 @@ on_every_backend!(
     a_leaf_that_was_edited_with_its_chain_and_its_tile_is_found,
     a_leaf_that_was_added_to_what_the_checkpoint_had_is_found,
     a_leaf_that_no_checkpoint_covers_is_found,
+    a_leaf_of_a_negative_number_is_told_of_once,
+    leaves_as_of_a_checkpoint_are_the_same_in_pages_of_any_size,
     a_leaf_that_was_taken_from_what_the_checkpoint_had_is_found,
     the_known_head_of_a_chain_that_went_on_is_proved,
     checkpoints_after_it_are_judged,
@@ -141,6 +143,61 @@ async fn a_leaf_that_no_checkpoint_covers_is_found(stores: &Relational) {
             chain,
         };
         assert_eq!(at(&report, &place, "row").found, "a leaf");
+    }
+}
+
+async fn a_leaf_of_a_negative_number_is_told_of_once(stores: &Relational) {
+    let books = three(stores).await;
+    let hash = bytes(stores, &[7; 32]);
+    tamper(
+        stores,
+        &[
+            format!(
+                "INSERT INTO chain_leaves (user_id, chain, leaf) VALUES ({}, 'C', -7)",
+                id(stores, books.an.0)
+            ),
+            format!(
+                "INSERT INTO leaf_changes (leaf, checkpoint, seq, hash) VALUES (-7, 3, 1, {hash})"
+            ),
+        ],
+    )
+    .await;
+    let report = since(stores, 2).await;
+    // Among the leaves, and among the changes: the others are in their places.
+    for place in [number(2), number(3)] {
+        assert_eq!(at(&report, &place, "leaf").found, "-7");
+    }
+    let of_leaves = report
+        .findings
+        .iter()
+        .filter(|finding| finding.what == "leaf");
+    assert_eq!(of_leaves.count(), 2, "{:#?}", report.findings);
+}
+
+async fn leaves_as_of_a_checkpoint_are_the_same_in_pages_of_any_size(stores: &Relational) {
+    three(stores).await;
+    // One that begins later.
+    stores.user_with("Chi", 5).await;
+    checkpoint(stores).await;
+    let page = |after, rows| stores.checkpoints.leaves_as_of(2, after, rows);
+    let whole = page(i64::MIN, 1_000).await.unwrap();
+    let numbers: Vec<i64> = whole.iter().map(|leaf| leaf.leaf.leaf).collect();
+    let expected: Vec<i64> = (0..).take(numbers.len()).collect();
+    assert_eq!(numbers, expected);
+    let held: Vec<bool> = whole.iter().map(|leaf| leaf.held.is_some()).collect();
+    let later = held.iter().filter(|held| !**held).count();
+    assert!(later > 0 && held.ends_with(&[false]), "{held:?}");
+    assert!(whole.iter().all(|leaf| leaf.is_used));
+    for rows in 1..=3 {
+        let (mut after, mut read) = (i64::MIN, Vec::new());
+        loop {
+            let page = page(after, rows).await.unwrap();
+            assert!(page.len() <= usize::try_from(rows).unwrap());
+            let Some(last) = page.last() else { break };
+            after = last.leaf.leaf;
+            read.extend(page);
+        }
+        assert_eq!(read, whole, "{rows} at a time");
     }
 }
 

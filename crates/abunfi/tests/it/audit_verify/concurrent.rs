@@ -25,12 +25,18 @@ const WRITES: usize = 100;
 /// Posts, holds, submits and settles on few users as often as it may, until the turns are closed; how much it did.
 async fn write(stores: &Relational, seed: u64, turns: &Semaphore, done: &AtomicU64) {
     let mut random = Random::of(seed);
-    let users = stores.all_users().await;
+    let mut users = stores.all_users().await;
     let mut pending: Vec<(abunfi::ids::UserId, TransactionId)> = Vec::new();
     while let Ok(turn) = turns.acquire().await {
         turn.forget();
+        // Accounts and users that begin while they are read.
+        if random.below(25) == 0 {
+            let name = format!("late-{seed}-{}", users.len());
+            users.push(stores.user_with(&name, 10).await);
+        }
         let user = *random.pick(&users);
-        let command = match random.below(7) {
+        let command = match random.below(8) {
+            7 => deposit(user, 1).asset("USDT"),
             0 | 1 => deposit(user, 100),
             2 => withdraw(user, 1),
             3 => withdraw(user, 1).shares("0").pending(),
@@ -62,6 +68,7 @@ async fn write(stores: &Relational, seed: u64, turns: &Semaphore, done: &AtomicU
 }
 
 async fn no_false_alarm_beside_postings_settling_and_checkpoints(stores: &Relational) {
+    stores.asset("USDT").await;
     for index in 0..6 {
         stores.user_with(&format!("user-{index}"), 1_000).await;
     }

@@ -1,6 +1,6 @@
 //! Of a database from which an account was taken away, its chain's head shown as that of another chain.
 
-use super::{a_busy_platform, by_document, by_library, export, service, signer};
+use super::{a_busy_platform, by_document, by_library, export, run_document, service, signer};
 use crate::support::{Relational, on_every_backend};
 
 on_every_backend!(an_account_that_was_taken_away_is_seen);
@@ -23,6 +23,14 @@ async fn an_account_that_was_taken_away_is_seen(stores: &Relational) {
         // A name that other chains have does not help: its rows tell.
         let renamed = text.replace("\"chain\":\"VND\"", "\"chain\":\"asset:VND\"");
         assert!(renamed.contains("\"type\":\"chain\""));
-        assert!(!by_library(&renamed, None).unwrap().clean);
+        let says = format!(
+            "user {}, chain asset:VND: it is an account's, and there is no account",
+            users[1]
+        );
+        let has_rows = since < 3;
+        let report = by_library(&renamed, None).unwrap();
+        assert_eq!(report.findings.contains(&says), has_rows, "since {since}");
+        let (_, printed) = run_document(&renamed, None, None).unwrap();
+        assert_eq!(printed.contains(&says), has_rows, "since {since}");
     }
 }

@@ -15,7 +15,7 @@ struct Changed {
 
 /// A query over the chains that changed, `k`; each of its rows is handed to the sink.
 macro_rules! hand_over {
-    ($connection:ident, $changed:ident, $sql:expr, |$row:ident| $hand:expr) => {{
+    ($connection:ident, $changed:ident, $sink:ident, $sql:expr, |$row:ident| $hand:expr) => {{
         let mut rows = sqlx::query($sql)
             .bind(&$changed.users)
             .bind(&$changed.chains)
@@ -23,6 +23,9 @@ macro_rules! hand_over {
             .fetch(&mut *$connection);
         while let Some($row) = rows.try_next().await? {
             $hand;
+            if $sink.is_full() {
+                return Ok(());
+            }
         }
     }};
 }
@@ -66,7 +69,7 @@ pub(super) async fn users(
     if k.users.is_empty() {
         return Ok(());
     }
-    hand_over!(connection, k, of_changed!(
+    hand_over!(connection, k, sink, of_changed!(
         "SELECT a.user_id, a.asset, a.available, a.locked, a.shares, a.locked_shares, a.deposited, a.withdrawn,
                 a.total_yield_earned, a.bonuses, a.fees, a.last_yield_at, a.pending::bigint, a.version,
                 a.chain_hash, a.chain_at",
@@ -75,6 +78,7 @@ pub(super) async fn users(
     hand_over!(
         connection,
         k,
+        sink,
         of_changed!(
             "SELECT h.user_id, h.chain, h.seq, h.hash, h.at",
             "FROM k JOIN chain_heads AS h ON h.user_id = k.user_id AND h.chain = k.chain"
@@ -84,6 +88,7 @@ pub(super) async fn users(
     hand_over!(
         connection,
         k,
+        sink,
         of_changed!(
             "SELECT l.user_id, l.chain, c.checkpoint, c.seq, c.hash",
             "FROM k JOIN chain_leaves AS l ON l.user_id = k.user_id AND l.chain = k.chain
@@ -95,26 +100,25 @@ pub(super) async fn users(
     hand_over!(
         connection,
         k,
+        sink,
         of_changed!(
             "SELECT p.user_id, p.chain, p.seq, p.field, p.salt, p.value",
             "FROM k JOIN audit_private AS p ON p.user_id = k.user_id AND p.chain = k.chain AND p.seq >= k.seq"
         ),
         |row| sink.private(&private(&row)?)
     );
-    hand_over!(connection, k, of_changed!(
+    hand_over!(connection, k, sink, of_changed!(
         "SELECT t.user_id, t.transaction_id, t.type, t.status, t.asset, t.amount, t.shares, t.submitted_at,
                 t.created_at, t.confirmed_at",
         "FROM n JOIN transactions AS t
              ON t.user_id = n.user_id AND t.transaction_id = n.transaction_id"
     ), |row| {
         sink.transaction(&transaction(&row)?);
-        if sink.is_full() {
-            return Ok(());
-        }
     });
     hand_over!(
         connection,
         k,
+        sink,
         audit_rows!(
             "FROM n JOIN audit AS r
              ON r.user_id = n.user_id AND r.transaction_id = n.transaction_id AND r.seq <= n.seq
@@ -125,20 +129,19 @@ pub(super) async fn users(
     hand_over!(
         connection,
         k,
+        sink,
         audit_rows!(
         "FROM k JOIN audit AS r ON r.user_id = k.user_id AND r.chain = k.chain AND r.seq >= k.seq
          ORDER BY r.user_id, r.chain, r.seq"
     ),
         |row| {
             sink.audit(&audit(&row)?);
-            if sink.is_full() {
-                return Ok(());
-            }
         }
     );
     hand_over!(
         connection,
         k,
+        sink,
         of_changed!(
             "SELECT e.user_id, e.transaction_id, e.account, e.asset, e.amount, e.at",
             "FROM n JOIN entries AS e ON e.user_id = n.user_id AND e.transaction_id = n.transaction_id"
